@@ -1,0 +1,239 @@
+"""The workload: what to train, on what, how it is judged, where it is written.
+
+The same models are the workload part of a TrainingJob's spec, a plain file for `m3 train --config`, and what the job in the
+cluster receives. Only pydantic is imported here: the operator reads this module, and its image has no scikit-learn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import date
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, JsonValue, WithJsonSchema, field_validator, model_validator
+
+from m3_trainer.hyperparameters import BUILT_IN, KNOWN, refusal
+from m3_trainer.schema import Model, Rule, at_most_one_of
+
+Column = Annotated[str, Field(min_length=1, max_length=256)]
+Columns = Annotated[tuple[Column, ...], Field(max_length=1024)]
+Name = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[^/:\n]+$")]
+# A value that is a number, a text, true, a list or null has no structural schema: the API server keeps it as it is,
+# and the model type says in Python whether it fits.
+Value = Annotated[JsonValue, WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})]
+
+CLASS_PATH = "^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
+MAX_WORKLOAD_BYTES = 64 * 1024
+SQL_SCHEMES = ("postgresql", "mysql", "mssql", "oracle", "sqlite")
+URI_SCHEMES = ("file", "s3", "gs", "http", "https", "sample", *SQL_SCHEMES)
+
+Metric = Literal[
+    "average_precision", "roc_auc", "precision", "recall", "f1", "log_loss", "brier_score", "card_precision_at_k"
+]
+
+
+class SecretRef(Model):
+    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+    """Name of a Secret in the job's namespace; each of its keys becomes an environment variable of the job's pods."""
+
+
+class Data(Model):
+    rules = (
+        Rule(
+            cel="!has(self.query) || self.uri.matches('^(" + "|".join(SQL_SCHEMES) + ")([+][a-z0-9]+)?://')",
+            message=f"`query` must be set only with a SQL URL in `uri` ({', '.join(SQL_SCHEMES)})",
+            check=lambda data: data.query is None or data.is_sql,
+        ),
+    )
+
+    uri: Annotated[str, Field(min_length=1, max_length=2048)]
+    """Where the rows are: a path, or a URL of scheme file, s3, gs, http or https to CSV (plain or gz) or Parquet; a SQL URL
+    together with `query`; or `sample://transactions?rows=200000&seed=7`, which is generated where the job runs."""
+    format: Literal["csv", "parquet"] | None = None
+    """Format of the rows; by default the ending of the path decides."""
+    query: Annotated[str, Field(min_length=1, max_length=16384)] | None = None
+    """SQL that selects the rows; with a SQL URL only."""
+    target: Column
+    """Column to predict: 0 or 1, both present."""
+    time_column: Column | None = None
+    """Column with the time of each row. Where it is set, the model is trained on the past and tested on the future."""
+    customer_column: Column | None = None
+    """Column that names the customer (the card) of each row: needed for `card_precision_at_k`; never a feature."""
+    sample_size: Annotated[int, Field(ge=2, le=10_000_000_000)] | None = None
+    """Train on this many rows, drawn at random with the model's `randomState`, when memory is short; all rows by default."""
+    secret_ref: SecretRef | None = None
+    """Credentials of the source, given to the job's pods as environment variables (in the cluster only)."""
+    expected_digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)] | None = None
+    """Digest that the data must have; other data is refused."""
+
+    @property
+    def scheme(self) -> str:
+        scheme = urlsplit(self.uri).scheme.split("+")[0]
+        return scheme if len(scheme) > 1 else "file"
+
+    @property
+    def is_sql(self) -> bool:
+        return self.scheme in SQL_SCHEMES
+
+    @field_validator("uri")
+    @classmethod
+    def _known_scheme(cls, uri: str) -> str:
+        scheme = urlsplit(uri).scheme.split("+")[0]
+        if "://" in uri and scheme not in URI_SCHEMES:
+            raise ValueError(f"scheme `{scheme}` must be one of {', '.join(URI_SCHEMES)}, or the value a path")
+        return uri
+
+
+class Features(Model):
+    rules = (at_most_one_of("include", "exclude"),)
+
+    include: Columns | None = None
+    """Columns to learn from, and no others; by default every numeric column that no other field names."""
+    exclude: Columns | None = None
+    """Columns never to learn from (identifiers, what is known only afterwards); the target, time and customer columns are
+    never features."""
+
+
+class ModelSpec(Model):
+    rules = (
+        Rule(
+            cel=f"self.type in {list(BUILT_IN)} || self.type.matches('{CLASS_PATH}')",
+            message=f"`type` must be one of {', '.join(BUILT_IN)}, or a class of your own as `package.module:Class`",
+            check=lambda model: model.type in BUILT_IN or re.search(CLASS_PATH, model.type) is not None,
+        ),
+    )
+
+    type: Annotated[str, Field(min_length=1, max_length=256)] = "random_forest"
+    """Type of model: random_forest, decision_tree, logistic_regression, hist_gradient_boosting, xgboost, lightgbm, or a class
+    of your own as `package.module:Class`."""
+    random_state: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
+    """Seed of everything random in the job: the same file gives the same metrics on a laptop and in the cluster."""
+    hyperparameters: Annotated[dict[Annotated[str, Field(max_length=64)], Value], Field(max_length=64)] = {}
+    """Hyperparameters by the library's own names, as `{n_estimators: 100, max_depth: 20}`."""
+
+    @model_validator(mode="after")
+    def _known_hyperparameters(self) -> ModelSpec:
+        if self.type in KNOWN and (fault := refusal(self.type, self.hyperparameters)):
+            raise ValueError(fault)
+        return self
+
+
+class Split(Model):
+    train_start: date
+    """First day of the training rows, as 2018-07-25."""
+    train_days: Annotated[int, Field(ge=1, le=36500)]
+    """Length of the training period in days."""
+    delay_days: Annotated[int, Field(ge=0, le=36500)] = 0
+    """Days between the training and the test period: what labels need to become known."""
+    test_days: Annotated[int, Field(ge=1, le=36500)]
+    """Length of the test period in days."""
+    exclude_known: Column | None = None
+    """Column of the card: cards already known as fraudulent are dropped from the test rows. Known are those with a fraud in
+    the training rows and, for the d-th test day, those with a fraud up to `delayDays` before it."""
+
+
+class Training(Model):
+    rules = (at_most_one_of("test_size", "split"),)
+
+    test_size: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the rows to test on: the latest where `data.timeColumn` is set, else drawn at random with equal share of the
+    classes. 0.2 where neither this nor `split` is set."""
+    cv_folds: Annotated[int, Field(ge=2, le=50)] | None = None
+    """Also cross-validate on the training rows with this many folds; metrics `cv_average_precision_mean` and `_std`."""
+    split: Split | None = None
+    """Train and test on periods of days instead; needs `data.timeColumn`."""
+
+
+class Evaluation(Model):
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1, max_length=16)] = (
+        "average_precision",
+        "roc_auc",
+        "precision",
+        "recall",
+    )
+    """Metrics to compute on the test rows, the most important first: that one is shown by `kubectl get`."""
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability from which a row counts as positive, for precision, recall and f1."""
+    top_k: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    """Cards looked at per day, for `card_precision_at_k`."""
+
+
+class Tracking(Model):
+    experiment_name: Name = "fraud_detection"
+    """MLflow experiment that the run belongs to; made if it is not there."""
+
+
+class Registry(Model):
+    model_name: Name = "fraud_detector"
+    """Name under which the model's new version is registered in MLflow."""
+
+
+class Workload(Model):
+    """What to train: the workload part of a TrainingJob's spec, and a config file for `m3 train --config`."""
+
+    rules = (
+        Rule(
+            cel="!has(self.training) || !has(self.training.split) || has(self.data.timeColumn)",
+            message="`data.timeColumn` must be set where `training.split` is",
+            check=lambda job: job.training.split is None or job.data.time_column is not None,
+        ),
+        Rule(
+            cel="!has(self.evaluation) || !has(self.evaluation.metrics) || !('card_precision_at_k' in self.evaluation.metrics)"
+            " || (has(self.data.timeColumn) && has(self.data.customerColumn))",
+            message="`data.timeColumn` and `data.customerColumn` must be set for metric `card_precision_at_k`",
+            check=lambda job: (
+                "card_precision_at_k" not in job.evaluation.metrics
+                or (job.data.time_column is not None and job.data.customer_column is not None)
+            ),
+        ),
+    )
+
+    data: Data
+    """The rows to learn from."""
+    features: Features = Features()
+    """Which columns are features."""
+    model: ModelSpec = ModelSpec()
+    """The model and its hyperparameters."""
+    training: Training = Training()
+    """How rows are divided into training and test."""
+    evaluation: Evaluation = Evaluation()
+    """How the model is judged on the test rows."""
+    tracking: Tracking = Tracking()
+    """Where the run is logged."""
+    registry: Registry = Registry()
+    """Where the model is registered."""
+
+    @model_validator(mode="after")
+    def _small(self) -> Workload:
+        size = len(self.to_json().encode())
+        if size > MAX_WORKLOAD_BYTES:
+            raise ValueError(f"the workload must be at most {MAX_WORKLOAD_BYTES} bytes as JSON, is {size}")
+        return self
+
+    def to_json(self) -> str:
+        """Canonical JSON, camelCase: what the job receives as `M3_WORKLOAD`."""
+        return json.dumps(self.dump(), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """sha256 of the canonical JSON: two runs with equal digests were asked the same."""
+        return "sha256:" + hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+WORKLOAD_FIELDS = frozenset(Workload.model_fields)
+"""Fields of a TrainingJob's spec that belong to the workload."""
+
+EXECUTION_FIELDS = frozenset(
+    {
+        "image", "imagePullSecrets", "serviceAccountName", "storage", "ray", "suspend", "backoffLimit",
+        "activeDeadlineSeconds", "preRunningDeadlineSeconds", "ttlSecondsAfterFinished",
+    }
+)  # fmt: skip
+"""Fields of a TrainingJob's spec that say where and how it runs: a laptop has no use for them (`m3_operator.api` owns them)."""
+
+
+def workload_of(spec: dict[str, Any]) -> dict[str, Any]:
+    """The workload part of a TrainingJob's spec, as a document."""
+    return {name: value for name, value in spec.items() if name not in EXECUTION_FIELDS}

@@ -1,0 +1,167 @@
+"""The base of every model of the API: one declaration, two judges.
+
+A cross-field rule is written once, as a `Rule`: its CEL text goes into the CRD, where the API server judges it, and its
+Python twin runs in the model's validator, where `m3` and the operator judge it. Written apart they drift, and a file that a
+laptop accepts is then refused by the cluster.
+
+This module is in the trainer's package, not beside the CRD's models: `config.py` declares rules too, and the trainer never
+imports the operator.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule over several fields of one model.
+
+    `cel` and `check` must say the same; the corpus under `tests/invalid` goes through both. `message` says what must be true.
+    """
+
+    cel: str
+    message: str
+    check: Callable[[Any], bool]
+
+
+def _present(model: BaseModel, name: str) -> bool:
+    return getattr(model, name) is not None
+
+
+def _count(names: Iterable[str]) -> str:
+    return "[" + ", ".join(f"has(self.{to_camel(name)})" for name in names) + "].filter(present, present).size()"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{to_camel(name)}`" for name in names)
+
+
+def exactly_one_of(*names: str) -> Rule:
+    return Rule(
+        cel=f"{_count(names)} == 1",
+        message=f"exactly one of {_listed(names)} must be set",
+        check=lambda model: sum(_present(model, name) for name in names) == 1,
+    )
+
+
+def at_most_one_of(*names: str) -> Rule:
+    return Rule(
+        cel=f"{_count(names)} <= 1",
+        message=f"at most one of {_listed(names)} must be set",
+        check=lambda model: sum(_present(model, name) for name in names) <= 1,
+    )
+
+
+class Model(BaseModel):
+    """Base of all models: camelCase outside, snake_case inside, closed, frozen, documented by attribute docstrings."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _keep_rules(self) -> Self:
+        broken = [rule.message for rule in self.rules if not rule.check(self)]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+        reference = handler(core_schema)
+        schema = handler.resolve_ref_schema(reference)
+        if cls.rules:
+            schema["x-kubernetes-validations"] = [{"rule": rule.cel, "message": rule.message} for rule in cls.rules]
+        return reference
+
+    @classmethod
+    def parse(cls, document: Any) -> Self:
+        """Validate a document as the API server would: JSON's types, none coerced (`"5"` is not a number).
+
+        Raises `pydantic.ValidationError`; `explain` turns it into sentences.
+        """
+        return cls.model_validate_json(json.dumps(document), strict=True)
+
+    def dump(self) -> dict[str, Any]:
+        """The model as it stands in a file: camelCase, without what is unset."""
+        document = self.model_dump(mode="json", by_alias=True)
+        return {field.alias or name: _dumped(getattr(self, name), document[field.alias or name])
+                for name, field in type(self).model_fields.items() if getattr(self, name) is not None}  # fmt: skip
+
+
+def _dumped(value: Any, document: Any) -> Any:
+    """`exclude_none` would also drop a null that the user wrote inside a mapping (`max_depth: null`)."""
+    if isinstance(value, Model):
+        return value.dump()
+    if isinstance(value, (list, tuple)):
+        return [_dumped(*pair) for pair in zip(value, document, strict=True)]
+    return document
+
+
+def explain(error: ValidationError, model: type[BaseModel], at: str = "") -> list[str]:
+    """One sentence per fault of `error`: where it is and what must be true there, in the file's own words."""
+    return [_sentence(fault, model, at) for fault in error.errors(include_url=False)]
+
+
+def _sentence(fault: Any, model: type[BaseModel], at: str) -> str:
+    path = ".".join([at] * bool(at) + [str(part) for part in fault["loc"]]) or "the file"
+    kind, context = fault["type"], fault.get("ctx", {})
+    match kind:
+        case "extra_forbidden":
+            return f"{path}: must be a known field{_nearest(fault['loc'], model)}"
+        case "missing":
+            return f"{path}: must be set"
+        case "value_error":
+            return f"{path}: {context['error']}"
+        case "string_pattern_mismatch":
+            return f"{path}: must match `{context['pattern']}`, is {_shown(fault['input'])}"
+        case "literal_error" | "enum":
+            return f"{path}: must be one of {context['expected']}, is {_shown(fault['input'])}"
+    must = fault["msg"].replace("Input should be", "must be").replace("should have", "must have")
+    return f"{path}: {must[0].lower()}{must[1:]}, is {_shown(fault['input'])}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _nearest(location: tuple[Any, ...], model: type[BaseModel]) -> str:
+    known = _fields_at(model, location[:-1])
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"; did you mean `{close[0]}`?" if close else f"; known here: {', '.join(sorted(known))}" if known else ""
+
+
+def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    current: Any = model
+    for part in path:
+        if isinstance(part, int):
+            continue
+        fields = {(field.alias or name): field for name, field in current.model_fields.items()}
+        current = _model_in(fields[part].annotation) if part in fields else None
+        if current is None:
+            return []
+    return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model inside `X`, `X | None`, `list[X]` or `Annotated[X, …]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, getattr(annotation, "__args__", ()))), None)
