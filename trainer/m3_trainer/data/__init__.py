@@ -1,0 +1,1 @@
+"""Rows in: `sources` reads them, `sample` makes them, `frame` checks what was read."""

@@ -1,0 +1,107 @@
+"""Everything a user of the trainer can be told to mend.
+
+    M3Error                      exit 1
+    ├── UserError                never retried: the same file fails again
+    │   ├── InvalidSpec          exit 2   the file says something that cannot be
+    │   ├── DataError            exit 3   the data is not what the file says it is
+    │   └── TrainingFailed       exit 6   the model refused to learn from it
+    └── EnvironmentFault         retried in the cluster, with back-off
+        ├── TrackingUnavailable  exit 4   MLflow does not answer, or refuses
+        ├── StorageFull          exit 5   no space left where it writes
+        └── SourceUnavailable    exit 7   the data's store does not answer
+
+The message of each is one sentence or two: what must be true, what was found, what to do. `Stopped` is not an error of this
+tree: somebody asked the job to end.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator
+from typing import ClassVar
+
+
+class M3Error(Exception):
+    """Base of the tree; `reason` becomes the reason of the job's condition in the cluster."""
+
+    reason: ClassVar[str] = "TrainingFailed"
+    exit_code: ClassVar[int] = 1
+    retriable: ClassVar[bool] = False
+
+    def report(self) -> str:
+        """The last line of a failing job: Ray puts it into the RayJob's message, so the reason is known with MLflow down."""
+        body = {"reason": self.reason, "type": type(self).__name__, "message": str(self), "retriable": self.retriable}
+        return "M3_ERROR " + json.dumps(body)
+
+
+class UserError(M3Error):
+    """The user's to mend."""
+
+
+class InvalidSpec(UserError):
+    """The file says something that cannot be."""
+
+    reason = "InvalidSpec"
+    exit_code = 2
+
+
+class DataError(UserError):
+    """The data is not what the file says it is."""
+
+    reason = "InvalidData"
+    exit_code = 3
+
+
+class TrainingFailed(UserError):
+    """The model refused to learn from the data."""
+
+    exit_code = 6
+
+
+class EnvironmentFault(M3Error):
+    """Not the user's mistake; another attempt may succeed."""
+
+    retriable = True
+
+
+class TrackingUnavailable(EnvironmentFault):
+    """MLflow does not answer, or refuses."""
+
+    reason = "TrackingUnavailable"
+    exit_code = 4
+
+
+class StorageFull(EnvironmentFault):
+    """No space left where the job writes."""
+
+    reason = "StorageFull"
+    exit_code = 5
+
+
+class SourceUnavailable(EnvironmentFault):
+    """The store of the data does not answer."""
+
+    reason = "SourceUnavailable"
+    exit_code = 7
+
+
+class Stopped(BaseException):
+    """SIGTERM or Ctrl-C: a BaseException, as KeyboardInterrupt is, so that no handler of errors takes it for one."""
+
+    exit_code = 130
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what caused it, outermost first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """SQLite and MLflow wrap the operating system's error, and keep only its text."""
+    return any(
+        getattr(link, "errno", None) == errno.ENOSPC or "disk is full" in str(link) or "No space left on device" in str(link)
+        for link in chain(error)
+    )

@@ -1,0 +1,96 @@
+"""Which rows are learnt from and which judge: at random, by time, or by periods of days with a delay for labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from m3_trainer.config import Split, Training, Workload
+from m3_trainer.errors import DataError
+
+DEFAULT_TEST_SIZE = 0.2
+DAY = np.timedelta64(1, "D")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Positions of the training and the test rows in the frame, each in the order that the model sees them."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+def split(workload: Workload, frame: pd.DataFrame, target: pd.Series, times: pd.Series | None) -> Parts:
+    """Divide the rows as `training` says. Raises `DataError` where a part would be empty or of one class only."""
+    training = workload.training
+    if training.split is not None:
+        assert times is not None  # a rule of the schema
+        known = frame[training.split.exclude_known] if training.split.exclude_known else None
+        parts = by_periods(training.split, times, target, known)
+    elif times is not None:
+        parts = by_time(times, _test_size(training))
+    else:
+        parts = at_random(target, _test_size(training), workload.model.random_state)
+    _check("training", parts.train, target)
+    _check("test", parts.test, target)
+    return parts
+
+
+def _test_size(training: Training) -> float:
+    return training.test_size if training.test_size is not None else DEFAULT_TEST_SIZE
+
+
+def at_random(target: pd.Series, test_size: float, seed: int) -> Parts:
+    """Drawn at random, with equal share of the classes in both parts."""
+    from sklearn.model_selection import train_test_split
+
+    rows = np.arange(len(target))
+    if target.value_counts().min() < 2:
+        raise DataError("data.target: each class must have at least 2 rows, one for training and one for the test")
+    try:
+        train, test = train_test_split(rows, test_size=test_size, random_state=seed, stratify=target)
+    except ValueError as error:
+        raise DataError(f"training.testSize: both parts must get rows of both classes: {error}") from error
+    return Parts(train, test)
+
+
+def by_time(times: pd.Series, test_size: float) -> Parts:
+    """The latest rows are the test; rows of one instant stay in the data's order."""
+    order = np.argsort(times.to_numpy(), kind="stable")
+    border = len(order) - round(len(order) * test_size)
+    return Parts(order[:border], order[border:])
+
+
+def by_periods(split: Split, times: pd.Series, target: pd.Series, card: pd.Series | None) -> Parts:
+    """Train on `trainDays`, wait `delayDays`, test on `testDays`; drop cards from the test whose fraud is known by then.
+
+    The protocol is that of the Fraud Detection Handbook, chapter 3: on the d-th test day a card is known when it has a fraud
+    in the training rows or on any later day up to the one `delayDays` + 1 days before.
+    """
+    day = (times.to_numpy().astype("datetime64[D]") - np.datetime64(split.train_start)) // DAY
+    first_test = split.train_days + split.delay_days
+    train = np.flatnonzero((day >= 0) & (day < split.train_days))
+    test = np.flatnonzero((day >= first_test) & (day < first_test + split.test_days))
+    if card is not None and len(test):
+        test = test[~_known(split, day, target.to_numpy(), card.to_numpy(), test)]
+    return Parts(train, test)
+
+
+def _known(split: Split, day: np.ndarray, target: np.ndarray, card: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """For each test row, whether its card's first known fraud came early enough."""
+    frauds = np.flatnonzero((target == 1) & (day >= 0))
+    first_fraud = pd.Series(day[frauds], index=card[frauds]).groupby(level=0).min()
+    first = pd.Series(card[test]).map(first_fraud).to_numpy(dtype=float, na_value=np.inf)
+    return (first < split.train_days) | (first <= day[test] - split.delay_days - 1)
+
+
+def _check(part: str, rows: np.ndarray, target: pd.Series) -> None:
+    positives = int(target.to_numpy()[rows].sum())
+    if len(rows) == 0:
+        raise DataError(f"training: the {part} part must hold rows, holds none; check the dates of `training.split`")
+    if positives in (0, len(rows)):
+        raise DataError(
+            f"training: the {part} part must hold rows of both classes; {positives:,} of its {len(rows):,} rows are positive"
+        )
