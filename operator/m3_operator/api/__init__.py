@@ -1,0 +1,1 @@
+"""The API as pydantic models: the CRD, the field reference and the validation come from them."""

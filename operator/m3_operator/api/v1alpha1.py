@@ -1,0 +1,465 @@
+"""m3.dev/v1alpha1: TrainingJob. The workload comes from `m3_trainer.config`; here is where and how it runs, and its status."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from m3_operator.api.meta import Condition, ObjectMeta
+from m3_operator.api.schema import (
+    DNS_LABEL,
+    Message,
+    ObjectName,
+    Quantity,
+    Seconds,
+    StatusModel,
+    Text,
+    immutable,
+)
+from m3_trainer.config import Workload
+from m3_trainer.schema import Model, Rule, at_most_one_of, exactly_one_of
+
+GROUP = "m3.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+MAX_JOB_NAME = 38
+"""A RayJob's name is at most 47 characters, and ours adds four of the uid and the attempt's number."""
+
+Key = Annotated[str, Field(min_length=1, max_length=317, pattern=r"^[A-Za-z0-9]([A-Za-z0-9_./-]*[A-Za-z0-9])?$")]
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$")]
+Path = Annotated[str, Field(min_length=2, max_length=1024, pattern=r"^/[^:]+$")]
+ImageName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9][A-Za-z0-9_./:@-]*$")]
+ResourceList = Annotated[dict[Key, Quantity], Field(max_length=16)]
+
+
+class LocalObjectReference(Model):
+    name: ObjectName
+    """Name of an object in the job's namespace."""
+
+
+class KeySelector(Model):
+    name: ObjectName
+    """Name of the Secret or ConfigMap, in the job's namespace."""
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+    """Key in it."""
+    optional: bool = False
+    """Start the pod even where the object or the key is not there."""
+
+
+class FieldSelector(Model):
+    field_path: Annotated[str, Field(min_length=1, max_length=253)]
+    """Field of the pod, as `metadata.name`."""
+
+
+class EnvVarSource(Model):
+    rules = (exactly_one_of("secret_key_ref", "config_map_key_ref", "field_ref"),)
+
+    secret_key_ref: KeySelector | None = None
+    """A key of a Secret."""
+    config_map_key_ref: KeySelector | None = None
+    """A key of a ConfigMap."""
+    field_ref: FieldSelector | None = None
+    """A field of the pod."""
+
+
+class EnvVar(Model):
+    rules = (
+        at_most_one_of("value", "value_from"),
+        Rule(
+            cel="!self.name.startsWith('M3_')",
+            message="`name` must not start with M3_: the operator sets those variables",
+            check=lambda env: not env.name.startswith("M3_"),
+        ),
+    )
+
+    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    """Name of the environment variable."""
+    value: Annotated[str, Field(max_length=4096)] | None = None
+    """Its value; secrets belong into `valueFrom`."""
+    value_from: EnvVarSource | None = None
+    """Where its value comes from."""
+
+
+class PersistentVolumeClaimSource(Model):
+    claim_name: ObjectName
+    """Name of a PersistentVolumeClaim in the job's namespace."""
+
+
+class EmptyDirSource(Model):
+    medium: Literal["", "Memory"] = ""
+    """Memory: a file system in memory, counted as the container's; empty: on the node's disk."""
+    size_limit: Quantity | None = None
+    """Largest size."""
+
+
+class ConfigMapSource(Model):
+    name: ObjectName
+    """Name of a ConfigMap in the job's namespace."""
+
+
+class SecretSource(Model):
+    secret_name: ObjectName
+    """Name of a Secret in the job's namespace."""
+
+
+VOLUME_SOURCES = ("persistent_volume_claim", "empty_dir", "config_map", "secret")
+
+
+class Volume(Model):
+    """A volume and where it is mounted. There is no hostPath: it would give a job its node's files."""
+
+    rules = (
+        exactly_one_of(*VOLUME_SOURCES),
+        Rule(
+            cel="!self.name.startsWith('m3-')",
+            message="`name` must not start with m3-: the operator mounts volumes of that name",
+            check=lambda volume: not volume.name.startswith("m3-"),
+        ),
+        Rule(
+            cel="!(self.mountPath in ['/tmp', '/dev/shm'])",
+            message="`mountPath` must not be /tmp or /dev/shm: the operator mounts those",
+            check=lambda volume: volume.mount_path not in ("/tmp", "/dev/shm"),
+        ),
+    )
+
+    name: Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
+    """Name of the volume in the pod."""
+    mount_path: Path
+    """Where it is mounted in the container, as `/data`."""
+    sub_path: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^/]([^:]*)$")] | None = None
+    """Path inside the volume to mount, by default its root."""
+    read_only: bool = False
+    """Mount it read-only."""
+    persistent_volume_claim: PersistentVolumeClaimSource | None = None
+    """A claim of the job's namespace."""
+    empty_dir: EmptyDirSource | None = None
+    """An empty directory that lives as long as the pod."""
+    config_map: ConfigMapSource | None = None
+    """A ConfigMap, one file per key."""
+    secret: SecretSource | None = None
+    """A Secret, one file per key."""
+
+
+class Toleration(Model):
+    rules = (
+        Rule(
+            cel="!has(self.value) || !has(self.operator) || self.operator == 'Equal'",
+            message="`value` must be set only with operator `Equal`",
+            check=lambda toleration: toleration.value is None or toleration.operator == "Equal",
+        ),
+    )
+
+    key: Key | None = None
+    """Key of the taint; all keys where it is not set."""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    """Equal: the taint's value must be `value`; Exists: any value will do."""
+    value: LabelValue | None = None
+    """Value of the taint."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Effect of the taint; all effects where it is not set."""
+    toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    """How long a pod stays after a NoExecute taint."""
+
+
+class ResourceRequirements(Model):
+    requests: ResourceList | None = None
+    """What the scheduler reserves on a node, as `{cpu: 500m, memory: 2Gi}`."""
+    limits: ResourceList | None = None
+    """What the container may use at most. Ray offers as many CPUs as `cpu` says here."""
+
+
+class PodOptions(Model):
+    """What can be said about the pods of one kind. A subset of a pod's fields: each is bounded, none gives away the node."""
+
+    resources: ResourceRequirements = ResourceRequirements(
+        requests={"cpu": "500m", "memory": "2Gi"}, limits={"cpu": "2", "memory": "4Gi"}
+    )
+    """CPU, memory and devices of each pod. The default runs the sample on a laptop."""
+    env: Annotated[tuple[EnvVar, ...], Field(max_length=64)] = ()
+    """Environment variables."""
+    volumes: Annotated[tuple[Volume, ...], Field(max_length=16)] = ()
+    """Volumes and where they are mounted."""
+    node_selector: Annotated[dict[Key, LabelValue], Field(max_length=16)] | None = None
+    """Labels that a node must have."""
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
+    """Taints of nodes to accept."""
+
+
+class HeadGroup(PodOptions):
+    """The head pod. The training itself runs here where there are no workers."""
+
+
+class WorkerGroup(PodOptions):
+    """Worker pods, all alike."""
+
+    replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Number of worker pods."""
+
+
+CLUSTER_KEY = "ray.io/cluster"
+
+
+class Ray(Model):
+    rules = (
+        Rule(
+            cel="!has(self.clusterSelector) || (!has(self.head) && !has(self.workers))",
+            message="`head` and `workers` must not be set with `clusterSelector`: the pods of that cluster run already",
+            check=lambda ray: ray.cluster_selector is None or (ray.head is None and ray.workers is None),
+        ),
+        Rule(
+            cel=f"!has(self.clusterSelector) || '{CLUSTER_KEY}' in self.clusterSelector",
+            message=f"`clusterSelector` must have the key `{CLUSTER_KEY}` with the name of a RayCluster",
+            check=lambda ray: ray.cluster_selector is None or CLUSTER_KEY in ray.cluster_selector,
+        ),
+    )
+
+    head: HeadGroup | None = None
+    """The head pod; the default will do for a model that one machine trains."""
+    workers: WorkerGroup | None = None
+    """Worker pods; none by default, the training then runs in the head."""
+    cluster_selector: Annotated[dict[Key, LabelValue], Field(max_length=8)] | None = None
+    """Run on a RayCluster that is there already, as `{ray.io/cluster: NAME}`, instead of making one for this job."""
+
+
+class Storage(Model):
+    rules = (exactly_one_of("uri", "persistent_volume_claim"),)
+
+    uri: Annotated[str, Field(min_length=6, max_length=1024, pattern=r"^(s3|gs)://[^/].*$")] | None = None
+    """An object store, as `s3://bucket/path`."""
+    persistent_volume_claim: ObjectName | None = None
+    """Name of a PersistentVolumeClaim in the job's namespace."""
+
+
+def _on_a_running_cluster(spec: TrainingJobSpec) -> bool:
+    return spec.ray.cluster_selector is not None
+
+
+class TrainingJobSpec(Workload):
+    """What to train, and where and how it runs."""
+
+    rules = (
+        *Workload.rules,
+        *(
+            Rule(
+                cel=f"!has(self.ray) || !has(self.ray.clusterSelector) || {cel}",
+                message=f"`{name}` must not be set with `ray.clusterSelector`: the pods of that cluster run already",
+                check=lambda spec, unset=unset: not _on_a_running_cluster(spec) or unset(spec),
+            )
+            for name, cel, unset in (
+                ("image", "!has(self.image)", lambda spec: spec.image is None),
+                (
+                    "imagePullSecrets",
+                    "!has(self.imagePullSecrets) || self.imagePullSecrets.size() == 0",
+                    lambda spec: not spec.image_pull_secrets,
+                ),
+                (
+                    "serviceAccountName",
+                    "!has(self.serviceAccountName)",
+                    lambda spec: spec.service_account_name is None,
+                ),
+                ("data.secretRef", "!has(self.data.secretRef)", lambda spec: spec.data.secret_ref is None),
+                (
+                    "storage.persistentVolumeClaim",
+                    "!has(self.storage) || !has(self.storage.persistentVolumeClaim)",
+                    lambda spec: spec.storage is None or spec.storage.persistent_volume_claim is None,
+                ),
+            )
+        ),
+    )
+
+    image: ImageName | None = None
+    """Image of the Ray pods; by default the operator's setting. It must hold m3_trainer and the same Ray."""
+    image_pull_secrets: Annotated[tuple[LocalObjectReference, ...], Field(max_length=8)] = ()
+    """Secrets with the credentials of the image's registry."""
+    service_account_name: ObjectName | None = None
+    """Service account of the Ray pods, for cloud identities; its token is not mounted."""
+    storage: Storage | None = None
+    """Where checkpoints are kept."""
+    ray: Ray = Ray()
+    """The Ray cluster."""
+    suspend: bool = False
+    """While true, nothing runs: a running attempt is stopped, and is not counted as a failure."""
+    backoff_limit: Annotated[int, Field(ge=0, le=100)] = 2
+    """How often a failed attempt is tried again. A fault of the user's (data, file, code) never is."""
+    active_deadline_seconds: Seconds | None = None
+    """Time for the whole job from its first attempt, all attempts together; then it fails with DeadlineExceeded."""
+    pre_running_deadline_seconds: Seconds | None = None
+    """Time for an attempt to start running; then the attempt fails with PreRunningDeadlineExceeded."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    """Delete this TrainingJob so long after it has finished; runs and models in MLflow stay."""
+
+    @property
+    def workload(self) -> Workload:
+        """The part that says what to train, as the job receives it."""
+        return Workload.model_construct(**{name: getattr(self, name) for name in Workload.model_fields})
+
+
+class Attempt(StatusModel):
+    """One try at the job: one RayJob."""
+
+    number: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Counts from 1."""
+    ray_job_name: Text
+    """Name of its RayJob."""
+    ray_cluster_name: Text | None = None
+    """Name of its RayCluster."""
+    job_id: Text | None = None
+    """Ray's name for the submitted job."""
+    reason: Text | None = None
+    """Why it ended, in one word of CamelCase; empty while it runs."""
+    message: Message | None = None
+    """Why it ended, for people."""
+    start_time: datetime
+    """When its RayJob was made."""
+    running_time: datetime | None = None
+    """When its code started to run."""
+    completion_time: datetime | None = None
+    """When it ended."""
+
+
+class MetricValue(StatusModel):
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    """Name of the metric in MLflow."""
+    value: float
+    """Its newest value."""
+
+
+class Progress(StatusModel):
+    percentage: Annotated[int, Field(ge=0, le=100)] | None = None
+    """How far the job is."""
+    estimated_remaining_seconds: Annotated[int, Field(ge=0)] | None = None
+    """Time left, as the job estimates it."""
+    metrics: Annotated[tuple[MetricValue, ...], Field(max_length=64)] = ()
+    """The run's metrics; the most important first."""
+    last_updated_time: datetime | None = None
+    """When a value here last changed."""
+
+
+class MlflowRun(StatusModel):
+    experiment_id: Text
+    """Id of the experiment."""
+    run_id: Text
+    """Id of the run."""
+    url: Text | None = None
+    """Page of the run in MLflow."""
+
+
+class RegisteredModel(StatusModel):
+    name: Text
+    """Name in MLflow's registry."""
+    version: Text
+    """Version that this job has registered."""
+    uri: Text
+    """How to load it, as `models:/fraud_detector/3`."""
+    aliases: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
+    """Aliases that point at this version."""
+
+
+class Promotion(StatusModel):
+    decision: Text
+    """Promoted, or Refused."""
+    reason: Text
+    """Why, in one word of CamelCase."""
+
+
+class Lineage(StatusModel):
+    git_commit: Text | None = None
+    """Commit of the trainer's source."""
+    image_digest: Text | None = None
+    """Digest of the image that trained."""
+    data_digest: Text | None = None
+    """Digest of the data."""
+    rows: Annotated[int, Field(ge=0)] | None = None
+    """Number of rows of the data."""
+    spec_hash: Text | None = None
+    """Digest of the workload: jobs with equal digests were asked the same."""
+
+
+class Display(StatusModel):
+    """Words for the columns of `kubectl get`, made from the rest of the status. Nothing reads them; read the conditions."""
+
+    status: Text
+    """The job's state in one word."""
+    metric: Text | None = None
+    """The most important metric, as `average_precision=0.6123`."""
+    model: Text | None = None
+    """The registered version, as `fraud_detector/3`."""
+
+
+class TrainingJobStatus(StatusModel):
+    """What the operator observes."""
+
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """Generation of `spec` that this status was made from."""
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = ()
+    """Suspended, Running, Complete, Failed, Registered, Promoted; `kubectl wait --for=condition=Complete` works on them."""
+    attempts: Annotated[
+        tuple[Attempt, ...],
+        Field(
+            max_length=10,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
+        ),
+    ] = ()
+    """The newest ten attempts, oldest first."""
+    start_time: datetime | None = None
+    """When the first attempt was made."""
+    completion_time: datetime | None = None
+    """When the job finished, well or not."""
+    settled: bool = False
+    """True once the operator has nothing more to find out. A field selector: the operator lists only what is not settled."""
+    progress: Progress | None = None
+    """How far the job is and how good, while it runs."""
+    mlflow: MlflowRun | None = None
+    """The MLflow run of the newest attempt."""
+    model: RegisteredModel | None = None
+    """The model that the job has registered."""
+    promotion: Promotion | None = None
+    """What became of the wish to promote the model."""
+    lineage: Lineage | None = None
+    """What the model was made from."""
+    display: Display | None = None
+    """Words for `kubectl get`."""
+
+
+_BEFORE_FIRST_ATTEMPT = (
+    "has(oldSelf.spec.suspend) && oldSelf.spec.suspend && (!has(oldSelf.status) || !has(oldSelf.status.startTime))"
+)
+
+
+class TrainingJob(Model):
+    """Train a model: an attempt is a RayJob, what it learns is in MLflow."""
+
+    rules = (
+        Rule(
+            cel=f"size(self.metadata.name) <= {MAX_JOB_NAME} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            message=f"`metadata.name` must be at most {MAX_JOB_NAME} characters, lower-case letters, digits and `-`, "
+            "starting with a letter and not ending with `-`: the names of RayJobs and their Services are made from it",
+            check=lambda job: job.has_good_name,
+        ),
+        *immutable("data", "features", "model", "training", unless=_BEFORE_FIRST_ATTEMPT),
+    )
+
+    api_version: Literal["m3.dev/v1alpha1"]
+    """m3.dev/v1alpha1."""
+    kind: Literal["TrainingJob"]
+    """TrainingJob."""
+    metadata: ObjectMeta
+    """Name, namespace, labels."""
+    spec: TrainingJobSpec
+    """What to train, and where and how it runs."""
+    status: TrainingJobStatus | None = None
+    """What the operator observes."""
+
+    @property
+    def has_good_name(self) -> bool:
+        name = self.metadata.name
+        fits = 0 < len(name) <= MAX_JOB_NAME and name.isascii() and name[-1] != "-" and name[0].isalpha()
+        return fits and name == name.lower() and name.replace("-", "").isalnum()
