@@ -96,13 +96,16 @@ class Model(BaseModel):
 
         Raises `pydantic.ValidationError`; `explain` turns it into sentences.
         """
-        return cls.model_validate_json(json.dumps(document), strict=True)
+        return cls.model_validate_json(json.dumps(document), strict=True, by_alias=True, by_name=False)
 
     def dump(self) -> dict[str, Any]:
         """The model as it stands in a file: camelCase, without what is unset."""
         document = self.model_dump(mode="json", by_alias=True)
-        return {field.alias or name: _dumped(getattr(self, name), document[field.alias or name])
-                for name, field in type(self).model_fields.items() if getattr(self, name) is not None}  # fmt: skip
+        return {
+            field.alias or name: _dumped(getattr(self, name), document[field.alias or name])
+            for name, field in type(self).model_fields.items()
+            if getattr(self, name) is not None
+        }
 
 
 def _dumped(value: Any, document: Any) -> Any:

@@ -30,15 +30,16 @@ def split(workload: Workload, frame: pd.DataFrame, target: pd.Series, times: pd.
         known = frame[training.split.exclude_known] if training.split.exclude_known else None
         parts = by_periods(training.split, times, target, known)
     elif times is not None:
-        parts = by_time(times, _test_size(training))
+        parts = by_time(times, test_size(training))
     else:
-        parts = at_random(target, _test_size(training), workload.model.random_state)
+        parts = at_random(target, test_size(training), workload.model.random_state)
     _check("training", parts.train, target)
     _check("test", parts.test, target)
     return parts
 
 
-def _test_size(training: Training) -> float:
+def test_size(training: Training) -> float:
+    """Share of the rows to test on."""
     return training.test_size if training.test_size is not None else DEFAULT_TEST_SIZE
 
 

@@ -1,0 +1,300 @@
+"""The command `m3`. Commands import what they need when they run: `m3 --help` must not wait for scikit-learn."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from m3_trainer import __version__
+from m3_trainer.cli import show
+from m3_trainer.errors import DataError, InvalidSpec, M3Error, StorageFull, Stopped, is_disk_full
+
+log = logging.getLogger("m3_trainer")
+
+EXIT_CODES = """
+Exit codes: 0 done, 1 a fault of m3 itself, 2 the file or the flags, 3 the data, 4 MLflow does not answer, 5 no space left,
+6 the model refused the data, 7 the data's store does not answer, 130 stopped.
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, track and score tabular models: the same file on a laptop and, by kubectl apply, on a cluster.",
+    epilog=EXIT_CODES,
+)
+data_app = typer.Typer(no_args_is_help=True, help="Make data.")
+app.add_typer(data_app, name="data")
+
+
+class Output(StrEnum):
+    text = "text"
+    json = "json"
+
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for scripts.")]
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar="M3_HOME", help="Folder for the runs of this machine, where no MLflow server is given.")
+]
+TrackingOption = Annotated[
+    str | None, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow to log to; by default one in --home.")
+]
+DEFAULT_HOME = Path("m3")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr)
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    file: Annotated[str, typer.Option("--filename", "-f", help="TrainingJob file; - for standard input.")],
+    output: OutputOption = Output.text,
+    home: HomeOption = DEFAULT_HOME,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Run a TrainingJob on this machine, without a cluster.
+
+    Example: m3 run -f manifests/samples/trainingjob.yaml
+    """
+    from m3_trainer import files
+
+    job = files.read_job(file)
+    log.info("TrainingJob %s", job.name)
+    _train(job.workload, job.name, output, home, tracking_uri, file)
+
+
+@app.command()
+def train(
+    data: Annotated[str | None, typer.Option(envvar="TRAIN_DATA_PATH", help="CSV or Parquet: a path or a URL.")] = None,
+    config: Annotated[str | None, typer.Option(help="Workload file (YAML); flags win over it.")] = None,
+    target: Annotated[str | None, typer.Option(help="Column to predict; by default the first known name.")] = None,
+    model_type: Annotated[str | None, typer.Option(help="Type of model, as random_forest.")] = None,
+    n_estimators: Annotated[int | None, typer.Option(help="Trees of the forest.")] = None,
+    max_depth: Annotated[int | None, typer.Option(help="Depth of the trees.")] = None,
+    test_size: Annotated[float | None, typer.Option(help="Share of the rows to test on.")] = None,
+    sample_size: Annotated[int | None, typer.Option(envvar="SAMPLE_SIZE", help="Train on this many rows.")] = None,
+    experiment_name: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_EXPERIMENT_NAME", help="MLflow experiment.")
+    ] = None,
+    random_state: Annotated[int | None, typer.Option(help="Seed.")] = None,
+    output: OutputOption = Output.text,
+    home: HomeOption = DEFAULT_HOME,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Train from flags, without a TrainingJob file. Options may be spelt with _ as well.
+
+    Example: m3 train --data data/sample.csv --n-estimators 200 --max-depth 10 --experiment-name trial --sample-size 10000
+    """
+    from m3_trainer import files
+
+    document = files.read_config(config) if config else {}
+    flags = {
+        ("data", "uri"): data,
+        ("data", "target"): target,
+        ("data", "sampleSize"): sample_size,
+        ("model", "type"): model_type,
+        ("model", "randomState"): random_state,
+        ("model", "hyperparameters", "n_estimators"): n_estimators,
+        ("model", "hyperparameters", "max_depth"): max_depth,
+        ("training", "testSize"): test_size,
+        ("tracking", "experimentName"): experiment_name,
+    }
+    for path, value in flags.items():
+        if value is not None:
+            _set(document, path, value)
+    _train(files.parse_workload(_with_target(document), source=config or "m3 train"), None, output, home, tracking_uri)
+
+
+KNOWN_TARGETS = ("TX_FRAUD", "is_fraud", "isFraud", "Class", "fraud", "label", "target")
+
+
+def _set(document: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for part in path[:-1]:
+        inner = document.get(part)
+        document[part] = document = dict(inner) if isinstance(inner, dict) else {}
+    document[path[-1]] = value
+
+
+def _with_target(document: dict[str, Any]) -> dict[str, Any]:
+    """A card data set names its target one of a few ways; anything else must be said."""
+    data = document.get("data")
+    if not isinstance(data, dict) or not data.get("uri"):
+        raise InvalidSpec("--data: must be given (or data.uri in --config, or TRAIN_DATA_PATH)")
+    if data.get("target"):
+        return document
+    from m3_trainer import files
+    from m3_trainer.data import sources
+
+    probe = files.parse_workload({"data": data | {"target": "?"}}, source="m3 train").data
+    columns = ["TX_FRAUD"] if probe.scheme == "sample" else sources.columns(probe)
+    found = next((name for name in KNOWN_TARGETS if name in columns), None)
+    if found is None:
+        raise DataError(f"--target: must name the column to predict; the data has {', '.join(columns[:20])}")
+    return document | {"data": data | {"target": found}}
+
+
+@app.command(hidden=True)
+def job(home: HomeOption = Path("/tmp/m3")) -> None:
+    """What runs inside the cluster: the workload comes as `M3_WORKLOAD`; the last line of a failure is `M3_ERROR {json}`."""
+    from m3_trainer import files
+    from m3_trainer.origin import Origin
+    from m3_trainer.tracking import Tracker
+    from m3_trainer.train import train as train_workload
+
+    _stop_on_sigterm()
+    try:
+        workload = files.parse_workload(_environment_json("M3_WORKLOAD"), at="spec")
+        tracker = Tracker.choose(os.environ.get("MLFLOW_TRACKING_URI"), home)
+        result = train_workload(workload, tracker, Origin.from_environment(os.environ))
+    except (M3Error, OSError) as error:
+        _flush_last_line(_as_ours(error).report())
+        raise typer.Exit(_as_ours(error).exit_code) from error
+    print(json.dumps(result.document()))
+
+
+def _environment_json(name: str) -> dict[str, Any]:
+    try:
+        document = json.loads(os.environ.get(name, ""))
+    except ValueError as error:
+        raise InvalidSpec(f"{name}: must hold the workload as JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidSpec(f"{name}: must hold a JSON object")
+    return document
+
+
+def _flush_last_line(line: str) -> None:
+    logging.shutdown()
+    sys.stderr.flush()
+    print(line, flush=True)
+
+
+def _train(workload: Any, name: str | None, output: Output, home: Path, uri: str | None, file: str | None = None) -> None:
+    from m3_trainer.origin import Origin
+    from m3_trainer.tracking import Tracker
+    from m3_trainer.train import train as train_workload
+
+    _stop_on_sigterm()
+    result = train_workload(workload, Tracker.choose(uri, home), Origin(name=name))
+    print(json.dumps(result.document()) if output is Output.json else show.result(result, file))
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="models:/NAME/VERSION or models:/NAME@ALIAS")],
+    features: Annotated[str, typer.Option(help="One row or a list of rows, as JSON: named fields, or numbers in order.")],
+    output: OutputOption = Output.text,
+    home: HomeOption = DEFAULT_HOME,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Score rows with a registered model: the probability of fraud of each.
+
+    Example: m3 predict models:/fraud_detector/1 --features '[250, 0, 1, 12, 31.5, 8, 0.4]'
+    """
+    from m3_trainer import registry
+    from m3_trainer.tracking import Tracker
+
+    rows = _rows(features)
+    scores = registry.score(registry.load(model, Tracker.choose(tracking_uri, home)), rows)
+    print(json.dumps({"model": model, "probabilities": scores}) if output is Output.json else show.scores(model, scores))
+
+
+def _rows(text: str) -> list[Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidSpec(f"--features: must be JSON, as '[250, 0, 1]' or '{{\"TX_AMOUNT\": 250}}': {error}") from error
+    rows = value if isinstance(value, list) and value and isinstance(value[0], (list, dict)) else [value]
+    if not all(isinstance(row, (list, dict)) and row for row in rows):
+        raise InvalidSpec("--features: must be a row (a list of numbers or named fields) or a list of rows")
+    return rows
+
+
+@app.command()
+def ui(
+    home: HomeOption = DEFAULT_HOME,
+    port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5050,
+) -> None:
+    """Look at the runs of this machine in MLflow, in a browser.
+
+    Example: m3 ui --port 5050
+    """
+    database = home.resolve() / "mlflow.db"
+    if not database.is_file():
+        raise InvalidSpec(f"--home: {home} must hold runs; none yet. Run one first: m3 run -f manifests/samples/trainingjob.yaml")
+    log.info("MLflow at http://127.0.0.1:%d (Ctrl-C ends it)", port)
+    command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(home.resolve() / "artifacts")]
+    # Its job runner alone would hold 1.1 GB for features that nobody uses here.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    os.execve(sys.executable, [sys.executable, *command, *stores], environment)
+
+
+@data_app.command("sample")
+def data_sample(
+    out: Annotated[Path, typer.Option("--out", help="File to write: .csv, .csv.gz or .parquet.")] = Path("data/sample.csv"),
+    rows: Annotated[int, typer.Option(help="Transactions.")] = 200_000,
+    seed: Annotated[int, typer.Option(help="Seed: the same seed gives the same rows.")] = 7,
+    days: Annotated[int, typer.Option(help="Days that they spread over.")] = 60,
+) -> None:
+    """Generate card transactions with three patterns of fraud.
+
+    Example: m3 data sample --rows 1000000 --out data/sample.parquet
+    """
+    from m3_trainer.data import sample
+
+    if not out.name.endswith((".csv", ".csv.gz", ".parquet")):
+        raise InvalidSpec(f"--out: must end in .csv, .csv.gz or .parquet, is {out}")
+    frame = sample.transactions(rows, seed, days)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(out, index=False) if out.suffix == ".parquet" else frame.to_csv(out, index=False)
+    print(f"{out}: {len(frame):,} transactions, {int(frame[sample.TARGET].sum()):,} of them fraud (column {sample.TARGET})")
+
+
+def _stop_on_sigterm() -> None:
+    def stop(*_: Any) -> NoReturn:
+        raise Stopped
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _as_ours(error: M3Error | OSError) -> M3Error:
+    if isinstance(error, M3Error):
+        return error
+    if is_disk_full(error):
+        return StorageFull(f"there must be free space where the job writes: {error}")
+    raise error
+
+
+def _with_dashes(argument: str) -> str:
+    """`--n_estimators` is `--n-estimators`: scripts of the classic command line go on working."""
+    return re.sub(r"^--[a-z0-9_]+", lambda option: option[0].replace("_", "-"), argument)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `m3`. A user's mistake ends in one message and an exit code, never in a traceback."""
+    try:
+        app(args=[_with_dashes(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
+    except (M3Error, OSError) as error:
+        ours = _as_ours(error)
+        print(f"error: {ours}", file=sys.stderr)
+        sys.exit(ours.exit_code)
+    except (Stopped, KeyboardInterrupt):
+        print("stopped; the run is marked KILLED", file=sys.stderr)
+        sys.exit(Stopped.exit_code)

@@ -1,0 +1,51 @@
+"""What a person reads on the terminal."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from m3_trainer.train import Result
+
+SAMPLE_AMOUNT = 250
+
+
+def result(found: Result, file: str | None) -> str:
+    """Metrics, the model's version and the three next commands."""
+    rows = found.rows
+    lines = [
+        "",
+        f"trained on {rows['train_rows']:,} rows, tested on {rows['test_rows']:,} ({rows['test_positives']:,} positive)",
+        *(f"  {name:<28} {value:.4f}" for name, value in found.metrics.items()),
+        "",
+        f"registered {found.model['name']} version {found.model['version']} ({found.model['uri']})",
+        "",
+        "next:",
+        *(f"  {what:<28} {command}" for what, command in next_commands(found, file).items()),
+    ]
+    return "\n".join(lines)
+
+
+def next_commands(found: Result, file: str | None) -> dict[str, str]:
+    """Look, score, scale: each can be pasted as it stands."""
+    m3 = _command()
+    row = dict.fromkeys(found.features, 0) | {found.features[0]: SAMPLE_AMOUNT}
+    look = f"open {found.run['url']}" if found.run["url"] else f"{m3} ui"
+    commands = {
+        "look at it in MLflow": look,
+        "score a transaction": f"{m3} predict {found.model['uri']} --features {shlex.quote(json.dumps(row))}",
+    }
+    return commands | ({"run it on a cluster": f"make cluster-up && kubectl apply -f {file}"} if file else {})
+
+
+def _command() -> str:
+    """`m3` as it was called: a path that works from here, where it is not on PATH."""
+    called = sys.argv[0]
+    return called if called.endswith("m3") else "m3"
+
+
+def scores(model: str, probabilities: list[float]) -> str:
+    return "\n".join(f"{model}  probability {value:.4f}" for value in probabilities)

@@ -1,0 +1,126 @@
+"""A user's YAML file, read as kubectl reads it, into a workload."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
+
+from m3_trainer import config, schema
+from m3_trainer.errors import InvalidSpec
+
+API_VERSION, KIND = "m3.dev/v1alpha1", "TrainingJob"
+JOB_NAME, MAX_JOB_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$", 38
+
+
+class Loader(yaml.SafeLoader):
+    """YAML as the API server sees it after kubectl: dates stay text, and a key that stands twice is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key `{twice}` must stand once", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A named workload, as a TrainingJob file holds it."""
+
+    name: str
+    workload: config.Workload
+
+
+def read_job(path: str) -> Job:
+    """The TrainingJob in a file (`-`: standard input). Raises `InvalidSpec` with every fault, a line each."""
+    document = _mapping(path)
+    faults = _envelope(document)
+    if faults:
+        raise InvalidSpec(f"{path}: " + "\n".join(faults))
+    workload = parse_workload(config.workload_of(document["spec"]), at="spec", source=path)
+    return Job(document["metadata"]["name"], workload)
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """A workload file for `m3 train --config`: the workload part of a TrainingJob, or the classic file in snake_case."""
+    return classic(_mapping(path))
+
+
+def parse_workload(document: dict[str, Any], at: str = "", source: str = "") -> config.Workload:
+    """Raises `InvalidSpec` with every fault, a line each."""
+    try:
+        return config.Workload.parse(document)
+    except ValidationError as error:
+        prefix = f"{source}: " if source else ""
+        raise InvalidSpec(prefix + "\n".join(schema.explain(error, config.Workload, at))) from error
+    except TypeError as error:  # a YAML type that JSON has not, as a set
+        raise InvalidSpec(f"{source}: must hold only what JSON can: {error}") from error
+
+
+def classic(document: dict[str, Any]) -> dict[str, Any]:
+    """snake_case to camelCase; `hyperparameters` beside `model` go into it; `tuning` is for `m3 tune`."""
+    document = {to_camel(key): _camel(value, key) for key, value in document.items() if key != "tuning"}
+    beside = document.pop("hyperparameters", None)
+    if beside is not None:
+        model = dict(document.get("model") or {})
+        document["model"] = model | {"hyperparameters": beside | (model.get("hyperparameters") or {})}
+    return document
+
+
+def _camel(value: Any, key: str) -> Any:
+    if not isinstance(value, dict) or key == "hyperparameters":
+        return value
+    return {to_camel(str(name)): _camel(inner, str(name)) for name, inner in value.items()}
+
+
+def _mapping(path: str) -> dict[str, Any]:
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InvalidSpec(f"{path}: the file must exist; looked from {Path.cwd()}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSpec(f"{path}: must be a readable text file: {error}") from error
+    try:
+        document = yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise InvalidSpec(f"{path}: must be one YAML document: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidSpec(f"{path}: must be a YAML mapping, is {'empty' if document is None else type(document).__name__}")
+    return document
+
+
+def _envelope(document: dict[str, Any]) -> list[str]:
+    """What is wrong around the spec, a sentence each."""
+    faults = []
+    if document.get("apiVersion") != API_VERSION:
+        faults.append(f"apiVersion: must be {API_VERSION}, is {document.get('apiVersion')}")
+    if document.get("kind") != KIND:
+        faults.append(f"kind: must be {KIND}, is {document.get('kind')}")
+    faults += [
+        f"{name}: must be a known field; known here: apiVersion, kind, metadata, spec"
+        for name in document.keys() - {"apiVersion", "kind", "metadata", "spec", "status"}
+    ]
+    metadata = document.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if not isinstance(name, str) or not re.match(JOB_NAME, name) or len(name) > MAX_JOB_NAME:
+        faults.append(
+            "metadata.name: must start with a letter, hold lower-case letters, digits and -, and be at most "
+            f"{MAX_JOB_NAME} long, is {name}"
+        )
+    if not isinstance(document.get("spec"), dict):
+        faults.append("spec: must be set")
+    return faults

@@ -1,0 +1,153 @@
+"""Types of model: how one is made, asked for probabilities, and stored without pickle."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+
+from m3_trainer.config import ModelSpec
+from m3_trainer.errors import InvalidSpec, TrainingFailed
+
+CLASSES = {
+    "random_forest": "sklearn.ensemble:RandomForestClassifier",
+    "decision_tree": "sklearn.tree:DecisionTreeClassifier",
+    "logistic_regression": "sklearn.linear_model:LogisticRegression",
+    "hist_gradient_boosting": "sklearn.ensemble:HistGradientBoostingClassifier",
+    "xgboost": "xgboost:XGBClassifier",
+    "lightgbm": "lightgbm:LGBMClassifier",
+}
+
+TRUSTED_TYPES = (
+    "collections.OrderedDict",
+    "lightgbm.basic.Booster",
+    "lightgbm.sklearn.LGBMClassifier",
+    "numpy.dtype",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+    "xgboost.core.Booster",
+    "xgboost.sklearn.XGBClassifier",
+)
+"""Types that a stored model may hold beside those that skops trusts by itself. The list is ours, never the model's: MLflow
+takes the trusted types from the model's own `MLmodel` file, which whoever stored it wrote."""
+
+CHUNK_ROWS = 8_192
+
+
+def threads() -> int:
+    """Threads to use: `M3_THREADS`, or what the process may have (joblib counts the CPU limit of its cgroup).
+
+    More threads than that are not only useless: boosting was measured 70 times slower over-subscribed.
+    """
+    return int(os.environ.get("M3_THREADS") or joblib.cpu_count())
+
+
+def build(spec: ModelSpec) -> Any:
+    """An unfitted estimator. Raises `InvalidSpec` where its class is not there or refuses its hyperparameters."""
+    cls = _load(CLASSES.get(spec.type, spec.type))
+    try:
+        estimator = cls(**spec.hyperparameters)
+        fixed = {"random_state": spec.random_state, "n_jobs": threads(), "verbosity": _QUIET.get(spec.type)}
+        known = estimator.get_params()
+        estimator.set_params(**{name: value for name, value in fixed.items() if name in known and value is not None})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InvalidSpec(f"model.hyperparameters: {spec.type} must accept them: {error}") from error
+    return _scaled(estimator) if spec.type == "logistic_regression" else estimator
+
+
+_QUIET = {"lightgbm": -1}
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InvalidSpec(f"model.type: {path} must be importable where the job runs: {error}") from error
+    if missing := [method for method in ("fit", "predict_proba", "get_params", "set_params") if not hasattr(cls, method)]:
+        raise InvalidSpec(f"model.type: {path} must have the method {missing[0]}, as scikit-learn's classifiers do")
+    return cls
+
+
+def _scaled(estimator: Any) -> Any:
+    """A linear model needs its features on one scale and without gaps; trees need neither."""
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), estimator)
+
+
+def fit(estimator: Any, features: pd.DataFrame, target: pd.Series) -> Any:
+    """Fit in this process. Raises `TrainingFailed` with the library's own words."""
+    try:
+        return estimator.fit(features, target)
+    except (ValueError, TypeError) as error:
+        raise TrainingFailed(f"{type(estimator).__name__} must be able to learn from the data: {error}") from error
+
+
+def probabilities(estimator: Any, features: pd.DataFrame) -> np.ndarray:
+    """Probability of class 1 for each row, shape (n,), the same to the last bit on any number of threads.
+
+    A forest with n_jobs > 1 adds up its trees in the order in which they finish, so the last bits, and with them the ranking
+    of ties, differ from run to run. Here threads share the rows, and each row's trees are added in their own order.
+    """
+    serial = _serial(estimator)
+    chunks = [features.iloc[start : start + CHUNK_ROWS] for start in range(0, len(features), CHUNK_ROWS)]
+    with ThreadPoolExecutor(threads()) as pool:
+        return np.concatenate(list(pool.map(lambda chunk: serial.predict_proba(chunk)[:, 1], chunks)))
+
+
+def _serial(estimator: Any) -> Any:
+    """The estimator with one thread: also what is stored, because one row scored by many threads takes milliseconds."""
+    if "n_jobs" in estimator.get_params():
+        estimator.set_params(n_jobs=1)
+    return estimator
+
+
+def importances(estimator: Any, names: list[str]) -> dict[str, float]:
+    """What each feature contributes by the model's own measure, as shares of 1, highest first; empty where it has none."""
+    last = estimator[-1] if hasattr(estimator, "steps") else estimator
+    values = getattr(last, "feature_importances_", None)
+    if values is None and hasattr(last, "coef_"):
+        values = np.abs(last.coef_[0])
+    if values is None:
+        return {}
+    shares = np.asarray(values, dtype=float) / (np.sum(values) or 1.0)
+    return dict(sorted(zip(names, shares.tolist(), strict=True), key=lambda pair: -pair[1]))
+
+
+def untrusted_types(data: bytes) -> list[str]:
+    """Types in a stored model that are not on our list."""
+    import skops.io
+
+    return sorted(set(skops.io.get_untrusted_types(data=data)) - set(TRUSTED_TYPES))
+
+
+def dumps(estimator: Any) -> bytes:
+    """The estimator in skops' format. Raises `InvalidSpec` where it holds types that we would refuse to load again."""
+    import skops.io
+
+    data = skops.io.dumps(_serial(estimator))
+    if unknown := untrusted_types(data):
+        raise InvalidSpec(f"model.type: a registered model must be loadable without pickle; it holds {_listed(unknown)}")
+    return data
+
+
+def loads(data: bytes) -> Any:
+    """The estimator stored by `dumps`. Raises `InvalidSpec` where it holds a type that is not on our list."""
+    import skops.io
+
+    if unknown := untrusted_types(data):
+        raise InvalidSpec(f"the stored model must hold trusted types only; it holds {_listed(unknown)}, and was not loaded")
+    return skops.io.loads(data, trusted=list(TRUSTED_TYPES))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

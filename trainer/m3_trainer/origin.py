@@ -1,0 +1,38 @@
+"""Where a run comes from: which object of the cluster asked for it, if one did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The Kubernetes object and the attempt that a run belongs to; on a laptop only the name of the file's job."""
+
+    name: str | None = None
+    namespace: str | None = None
+    uid: str | None = None
+    attempt: int = 1
+    operator: str | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Origin:
+        return cls(
+            name=environment.get("M3_JOB_NAME"),
+            namespace=environment.get("M3_JOB_NAMESPACE"),
+            uid=environment.get("M3_JOB_UID"),
+            attempt=int(environment.get("M3_ATTEMPT", "1")),
+            operator=environment.get("M3_OPERATOR_ID"),
+        )
+
+    def tags(self) -> dict[str, str]:
+        """Tags that lead from the run to its object; `m3.operator` is the constant by which the operator finds its runs."""
+        found = {
+            "m3.job.name": self.name,
+            "m3.job.namespace": self.namespace,
+            "m3.job.uid": self.uid,
+            "m3.job.attempt": str(self.attempt) if self.uid else None,
+            "m3.operator": self.operator,
+        }
+        return {name: value for name, value in found.items() if value}

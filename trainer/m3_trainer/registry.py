@@ -1,0 +1,121 @@
+"""Models in MLflow's registry: stored without pickle, registered once, loaded with our own allow-list."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from m3_trainer import models
+from m3_trainer.errors import DataError, InvalidSpec
+from m3_trainer.tracking import Run, Tracker, explained
+
+# Given, they spare MLflow a subprocess that infers them: 0.2 s instead of 3.
+REQUIREMENTS = ("mlflow", "scikit-learn", "skops", "numpy", "pandas", "xgboost-cpu", "lightgbm")
+MODEL_FILE = "model.skops"
+EXAMPLE_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+
+def store(run: Run, estimator: Any, example: pd.DataFrame) -> str:
+    """Log the model under the run, with signature and input example; gives its URI. Raises `InvalidSpec`."""
+    import mlflow
+    from mlflow.models import infer_signature
+
+    models.dumps(estimator)  # refused here rather than when somebody wants to serve it
+    head = example.head(EXAMPLE_ROWS)
+    with mlflow.start_run(run_id=run.id):
+        info = mlflow.sklearn.log_model(
+            estimator,
+            name="model",
+            serialization_format="skops",
+            skops_trusted_types=list(models.TRUSTED_TYPES),
+            signature=infer_signature(head, estimator.predict_proba(head)),
+            input_example=head,
+            pip_requirements=_requirements(),
+            pyfunc_predict_fn="predict_proba",
+        )
+    return info.model_uri
+
+
+def _requirements() -> list[str]:
+    installed = {name: _version(name) for name in REQUIREMENTS}
+    return [f"{name}=={version}" for name, version in installed.items() if version]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def register(run: Run, model_uri: str, name: str) -> Version:
+    """A new version of `name` for this run; the one that is there, where a restarted job comes by again."""
+    from mlflow.exceptions import MlflowException
+
+    for found in run.client.search_model_versions(f"run_id = '{run.id}'"):
+        if found.name == name:
+            return Version(name, str(found.version))
+    try:
+        run.client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    made = run.client.create_model_version(name, source=model_uri, run_id=run.id)
+    return Version(name, str(made.version))
+
+
+def load(uri: str, tracker: Tracker) -> Any:
+    """The estimator behind `models:/name/version` or `models:/name@alias`. Raises `InvalidSpec`, `TrackingUnavailable`.
+
+    Not by MLflow's own loader: that trusts the types which the model itself names.
+    """
+    import mlflow.artifacts
+
+    if not uri.startswith("models:/"):
+        raise InvalidSpec(f"a model must be named as models:/NAME/VERSION or models:/NAME@ALIAS, is {uri}")
+    with explained(tracker), tempfile.TemporaryDirectory(prefix="m3-model-") as folder:
+        tracker.client()
+        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+        if not (local / MODEL_FILE).is_file():
+            raise InvalidSpec(f"{uri} must be a model stored by M3 in skops' format; it holds no {MODEL_FILE}")
+        return models.loads((local / MODEL_FILE).read_bytes())
+
+
+def score(estimator: Any, rows: list[dict[str, float]] | list[list[float]]) -> list[float]:
+    """Probability of class 1 for each row. Raises `DataError` where a feature is missing, unknown or not a number."""
+    names = [str(name) for name in estimator.feature_names_in_]
+    ordered = [_ordered(row, names) for row in rows]
+    try:
+        frame = pd.DataFrame(ordered, columns=pd.Index(names), dtype="float64")
+    except (ValueError, TypeError) as error:
+        raise DataError(f"features: every value must be a number: {error}") from error
+    return models.probabilities(estimator, frame).tolist()
+
+
+def _ordered(row: dict[str, float] | list[float], names: list[str]) -> list[float]:
+    if isinstance(row, list):
+        if len(row) != len(names):
+            raise DataError(f"features: must be {len(names)} numbers ({', '.join(names)}), are {len(row)}")
+        return row
+    if missing := [name for name in names if name not in row]:
+        raise DataError(f"features: `{missing[0]}` must be given; the model needs {', '.join(names)}")
+    if unknown := [name for name in row if name not in names]:
+        raise DataError(f"features: `{unknown[0]}` must be a feature of the model, which has {', '.join(names)}")
+    return [row[name] for name in names]

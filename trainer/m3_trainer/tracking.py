@@ -1,0 +1,237 @@
+"""The run in MLflow: found or made, filled, ended. The only module, with `registry`, that talks to MLflow."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from m3_trainer.errors import M3Error, StorageFull, Stopped, TrackingUnavailable, is_disk_full
+from m3_trainer.origin import Origin
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# MLflow's own defaults retry for four minutes in silence and write lines of its own to standard output, which scripts read.
+SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+MAX_PARAM_LENGTH = 500
+MAX_DATASET_DIGEST = 36
+PROBES, PROBE_PAUSE_SECONDS, PROBE_TIMEOUT_SECONDS = 3, 2.0, 5.0
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """Where runs go: an MLflow server, or a database file of one's own with artifacts beside it."""
+
+    uri: str
+    artifacts: Path | None = None
+
+    @classmethod
+    def choose(cls, uri: str | None, home: Path) -> Tracker:
+        """`uri` (or `MLFLOW_TRACKING_URI`) where it is given, else SQLite under `home`, which is made."""
+        if uri:
+            return cls(uri)
+        return cls(f"sqlite:///{home.resolve() / 'mlflow.db'}", home.resolve() / "artifacts")
+
+    @property
+    def is_server(self) -> bool:
+        return self.uri.startswith(("http://", "https://"))
+
+    def probe(self) -> TrackingUnavailable | None:
+        """Ask the server one small question before any work is done; None where it answers."""
+        if not self.is_server:
+            return None
+        for attempt in range(PROBES):
+            if (fault := _ask(self.uri)) is None or isinstance(fault, _Refused):
+                break
+            if attempt < PROBES - 1:
+                time.sleep(PROBE_PAUSE_SECONDS)
+        return fault
+
+    def client(self) -> MlflowClient:
+        """MLflow's client; importing it costs a second, so nothing imports it before it is needed."""
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        import mlflow
+
+        for noisy in ("alembic", "mlflow"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        if self.artifacts:
+            self.artifacts.parent.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(self.uri)
+        return mlflow.MlflowClient()
+
+
+class _Refused(TrackingUnavailable):
+    """It answers, and says no: asking again is of no use."""
+
+
+def _ask(uri: str) -> TrackingUnavailable | None:
+    try:
+        request = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+        with urllib.request.urlopen(request, timeout=PROBE_TIMEOUT_SECONDS):
+            return None
+    except urllib.error.HTTPError as error:
+        host = urlsplit(uri).netloc
+        if error.code == 403:
+            return _Refused(f"MLflow at {uri} must accept the host name {host}: start it with --allowed-hosts {host}")
+        if error.code in (401, 407):
+            return _Refused(f"MLflow at {uri} must accept the credentials: set MLFLOW_TRACKING_USERNAME and _PASSWORD")
+        return None if error.code == 404 else TrackingUnavailable(f"MLflow at {uri} must answer; it said {error}")
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "reason", error)
+        return TrackingUnavailable(f"MLflow at {uri} must answer: {cause}. Is it running, and MLFLOW_TRACKING_URI right?")
+
+
+@contextmanager
+def explained(tracker: Tracker) -> Iterator[None]:
+    """What MLflow raises, as errors of ours."""
+    import mlflow.exceptions
+    import requests
+
+    try:
+        yield
+    except (mlflow.exceptions.MlflowException, requests.RequestException, OSError) as error:
+        if is_disk_full(error):
+            raise StorageFull(f"{_place(tracker)} must have free space; it has none left: {_first_line(error)}") from error
+        raise TrackingUnavailable(f"MLflow at {tracker.uri} must store the run: {_first_line(error)}") from error
+
+
+def _place(tracker: Tracker) -> str:
+    return "the store of MLflow" if tracker.artifacts is None else f"the disk of {tracker.artifacts.parent}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+class Run:
+    """One run in MLflow."""
+
+    def __init__(self, client: MlflowClient, run_id: str, experiment_id: str, tracker: Tracker):
+        self.client, self.id, self.experiment_id, self.tracker = client, run_id, experiment_id, tracker
+
+    @property
+    def url(self) -> str | None:
+        """Address of the run's page, where there is a server."""
+        base = self.tracker.uri.rstrip("/")
+        return f"{base}/#/experiments/{self.experiment_id}/runs/{self.id}" if self.tracker.is_server else None
+
+    def log(
+        self,
+        params: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            self.id,
+            metrics=[Metric(name, value, now, 0) for name, value in (metrics or {}).items()],
+            params=[Param(name, str(value)[:MAX_PARAM_LENGTH]) for name, value in (params or {}).items()],
+            tags=[RunTag(name, value) for name, value in (tags or {}).items()],
+        )
+
+    def log_figure(self, figure: Any, name: str) -> None:
+        self.client.log_figure(self.id, figure, name)
+
+    def log_dataset(self, uri: str, digest: str, columns: Mapping[str, str], rows: int) -> None:
+        """The data as MLflow's dataset input; MLflow keeps 36 characters of a digest, the tag `m3.data.digest` all."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=Path(urlsplit(uri).path).name or urlsplit(uri).netloc or "data",
+            digest=digest.removeprefix("sha256:")[:MAX_DATASET_DIGEST],
+            source_type=urlsplit(uri).scheme or "file",
+            source=json.dumps({"uri": without_password(uri)}),
+            schema=json.dumps({"columns": columns}),
+            profile=json.dumps({"num_rows": rows}),
+        )
+        self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+    def end(self, status: str) -> None:
+        self.client.set_terminated(self.id, status)
+
+
+def without_password(uri: str) -> str:
+    """The URI without user and password: it goes into tags that everybody reads."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+
+
+@contextmanager
+def open_run(tracker: Tracker, experiment: str, origin: Origin) -> Iterator[Run]:
+    """A run that ends as FINISHED, FAILED or KILLED, whatever happens inside. Raises `TrackingUnavailable`, `StorageFull`.
+
+    Found before made, by the object's uid and the attempt: KubeRay submits a job again whose head restarted.
+    """
+    with explained(tracker):
+        client = tracker.client()
+        experiment_id = _experiment(client, tracker, experiment)
+        run = Run(client, _find(client, experiment_id, origin) or _create(client, experiment_id, origin), experiment_id, tracker)
+    try:
+        with explained(tracker):
+            yield run
+            run.end("FINISHED")
+    except (Exception, Stopped, KeyboardInterrupt) as error:
+        _end_after(run, error)
+        raise
+
+
+def _end_after(run: Run, error: BaseException) -> None:
+    """The run's end must not hide why it ended: with MLflow down there is nothing to write to."""
+    import mlflow.exceptions
+    import requests
+
+    try:
+        if isinstance(error, M3Error):
+            run.log(tags={"m3.error": str(error)[:MAX_PARAM_LENGTH]})
+        run.end("FAILED" if isinstance(error, Exception) else "KILLED")
+    except (mlflow.exceptions.MlflowException, requests.RequestException, OSError) as fault:
+        logging.getLogger(__name__).warning("the run %s could not be ended: %s", run.id, _first_line(fault))
+
+
+def _experiment(client: MlflowClient, tracker: Tracker, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    if found := client.get_experiment_by_name(name):
+        return found.experiment_id
+    try:
+        return client.create_experiment(name, artifact_location=tracker.artifacts.as_uri() if tracker.artifacts else None)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_ALREADY_EXISTS" and (found := client.get_experiment_by_name(name)):
+            return found.experiment_id  # another job made it in between
+        raise
+
+
+def _find(client: MlflowClient, experiment_id: str, origin: Origin) -> str | None:
+    if not origin.uid:
+        return None
+    wanted = f"tags.`m3.job.uid` = '{origin.uid}' AND tags.`m3.job.attempt` = '{origin.attempt}'"
+    runs = client.search_runs([experiment_id], wanted, max_results=1)
+    if not runs:
+        return None
+    client.update_run(runs[0].info.run_id, status="RUNNING")
+    return runs[0].info.run_id
+
+
+def _create(client: MlflowClient, experiment_id: str, origin: Origin) -> str:
+    tags = origin.tags() | {"mlflow.source.name": "m3", "mlflow.source.type": "JOB" if origin.uid else "LOCAL"}
+    return client.create_run(experiment_id, tags=tags, run_name=origin.name).info.run_id

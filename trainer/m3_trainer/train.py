@@ -1,0 +1,206 @@
+"""A workload from its rows to a registered model. Read `train` from top to bottom."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from m3_trainer import errors, evaluate, features, models, registry, tracking
+from m3_trainer import split as splitting
+from m3_trainer.config import Workload
+from m3_trainer.data import frame as frames
+from m3_trainer.data import sources
+from m3_trainer.origin import Origin
+from m3_trainer.tracking import Run, Tracker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a model learns from and what it is judged on; `day` and `card` belong to the test rows."""
+
+    digest: str
+    rows: int
+    dtypes: dict[str, str]
+    names: list[str]
+    train: pd.DataFrame
+    train_target: pd.Series
+    test: pd.DataFrame
+    test_target: pd.Series
+    day: np.ndarray | None
+    card: np.ndarray | None
+
+    def counts(self) -> dict[str, int]:
+        return {
+            "train_rows": len(self.train),
+            "train_positives": int(self.train_target.sum()),
+            "test_rows": len(self.test),
+            "test_positives": int(self.test_target.sum()),
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run brought; `seconds` by step."""
+
+    metrics: dict[str, float]
+    rows: dict[str, int]
+    features: list[str]
+    run: dict[str, Any]
+    model: dict[str, str]
+    lineage: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def train(workload: Workload, tracker: Tracker, origin: Origin | None = None) -> Result:
+    """Run a workload to its registered model. Raises the errors of `m3_trainer.errors`.
+
+    A user's mistake is final and a server may come back: where both are wrong, the mistake is what is reported.
+    """
+    clock = Clock()
+    with clock.step("find MLflow"):
+        unavailable = tracker.probe()
+    with clock.step("read the data"):
+        prepared = prepare(workload)
+    if unavailable:
+        raise unavailable
+    with clock.step("all else"), tracking.open_run(tracker, workload.tracking.experiment_name, origin or Origin()) as run:
+        return _train(workload, prepared, run, clock)
+
+
+def _train(workload: Workload, prepared: Prepared, run: Run, clock: Clock) -> Result:
+    lineage = {"dataDigest": prepared.digest, "rows": prepared.rows, "specHash": workload.digest()}
+    estimator = models.build(workload.model)
+    with clock.step("log what is asked"):
+        _log_inputs(workload, prepared, estimator, lineage, run)
+    with clock.step("fit"):
+        models.fit(estimator, prepared.train, prepared.train_target)
+    with clock.step("evaluate"):
+        metrics = _evaluate(workload, prepared, estimator)
+    with clock.step("log what came out"):
+        run.log(metrics=metrics | prepared.counts())
+        _log_pictures(prepared, estimator, run)
+    with clock.step("store the model"):
+        model_uri = registry.store(run, estimator, prepared.test)
+    with clock.step("register"):
+        version = registry.register(run, model_uri, workload.registry.model_name)
+        run.log(tags={"m3.model.name": version.name, "m3.model.version": version.version, "m3.phase": "registered"})
+    return Result(
+        metrics=metrics,
+        rows=prepared.counts(),
+        features=prepared.names,
+        run={"experimentId": run.experiment_id, "runId": run.id, "url": run.url, "trackingUri": run.tracker.uri},
+        model={"name": version.name, "version": version.version, "uri": version.uri},
+        lineage=lineage,
+        seconds=clock.seconds,
+    )
+
+
+def prepare(workload: Workload) -> Prepared:
+    """Read, check, divide and choose: all that can go wrong with the data goes wrong here. Raises `DataError`."""
+    source = sources.read(workload.data, frames.needed(workload))
+    frame = _sampled(workload, source.frame)
+    frames.check_columns(workload, frame.columns)
+    target, times = frames.target_of(workload.data, frame), frames.time_of(workload.data, frame)
+    names = features.choose(workload, frame)
+    parts = splitting.split(workload, frame, target, times)
+    card = workload.data.customer_column
+    return Prepared(
+        digest=source.digest,
+        rows=len(frame),
+        dtypes={str(name): str(dtype) for name, dtype in frame.dtypes.items()},
+        names=names,
+        train=features.matrix(frame.iloc[parts.train], names),
+        train_target=target.iloc[parts.train],
+        test=features.matrix(frame.iloc[parts.test], names),
+        test_target=target.iloc[parts.test],
+        day=times.iloc[parts.test].to_numpy().astype("datetime64[D]") if times is not None else None,
+        card=frame[card].iloc[parts.test].to_numpy() if card else None,
+    )
+
+
+def _sampled(workload: Workload, frame: pd.DataFrame) -> pd.DataFrame:
+    """`sampleSize` rows in their old order, so that a split by time stays one."""
+    size = workload.data.sample_size
+    if size is None or size >= len(frame):
+        return frame
+    rows = np.random.default_rng(workload.model.random_state).choice(len(frame), size, replace=False)
+    return frame.iloc[np.sort(rows)]
+
+
+def _evaluate(workload: Workload, prepared: Prepared, estimator: Any) -> dict[str, float]:
+    score = models.probabilities(estimator, prepared.test)
+    rows = evaluate.Scored(prepared.test_target.to_numpy(), score, prepared.day, prepared.card)
+    metrics = evaluate.measure(rows, workload.evaluation)
+    if folds := workload.training.cv_folds:
+        metrics |= _cross_validate(workload, prepared, folds)
+    return metrics
+
+
+def _cross_validate(workload: Workload, prepared: Prepared, folds: int) -> dict[str, float]:
+    """Average precision over stratified folds of the training rows."""
+    from sklearn.model_selection import StratifiedKFold
+
+    if prepared.train_target.value_counts().min() < folds:
+        raise errors.DataError(f"training.cvFolds: each class must have at least {folds} training rows, one per fold")
+    divide = StratifiedKFold(folds, shuffle=True, random_state=workload.model.random_state)
+    scores = []
+    for train_rows, test_rows in divide.split(prepared.train, prepared.train_target):
+        estimator = models.build(workload.model)
+        models.fit(estimator, prepared.train.iloc[train_rows], prepared.train_target.iloc[train_rows])
+        score = models.probabilities(estimator, prepared.train.iloc[test_rows])
+        rows = evaluate.Scored(prepared.train_target.iloc[test_rows].to_numpy(), score)
+        scores.append(evaluate.METRICS["average_precision"](rows, workload.evaluation))
+    return {"cv_average_precision_mean": float(np.mean(scores)), "cv_average_precision_std": float(np.std(scores))}
+
+
+def _log_inputs(workload: Workload, prepared: Prepared, estimator: Any, lineage: dict[str, Any], run: Run) -> None:
+    tags = {"m3.data.digest": prepared.digest, "m3.data.rows": str(prepared.rows), "m3.spec.hash": lineage["specHash"]}
+    run.log(params=_params(workload, prepared, estimator), tags=tags | {"m3.phase": "training"})
+    run.log_dataset(workload.data.uri, prepared.digest, prepared.dtypes, prepared.rows)
+
+
+def _params(workload: Workload, prepared: Prepared, estimator: Any) -> dict[str, Any]:
+    """Every hyperparameter by the library's own name, defaults included, and what in the file bears on the metrics."""
+    last = estimator[-1] if hasattr(estimator, "steps") else estimator
+    training = workload.training
+    chosen = {
+        "model_type": workload.model.type,
+        "random_state": workload.model.random_state,
+        "features": ",".join(prepared.names),
+        "target": workload.data.target,
+        "threshold": workload.evaluation.threshold,
+        "split": json.dumps(training.split.dump()) if training.split else f"test_size={splitting.test_size(training)}",
+    }
+    return {name: value for name, value in last.get_params().items() if name != "n_jobs"} | chosen
+
+
+def _log_pictures(prepared: Prepared, estimator: Any, run: Run) -> None:
+    if shares := models.importances(estimator, prepared.names):
+        run.log_figure(evaluate.importance_figure(shares), "feature_importance.png")
+
+
+class Clock:
+    """Says each step as it begins to end, and keeps how long it took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+        log.info("%-20s %6.2f s", name, self.seconds[name])
