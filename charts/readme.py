@@ -75,7 +75,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a README is not current")
     check = parser.parse_args().check
-    stale = [chart for chart in sorted(p.parent for p in CHARTS.glob("*/Chart.yaml")) if rendered(chart) != (chart / "README.md").read_text()]
+    stale = [
+        chart
+        for chart in sorted(p.parent for p in CHARTS.glob("*/Chart.yaml"))
+        if rendered(chart) != (chart / "README.md").read_text()
+    ]
     for chart in stale:
         if check:
             print(f"charts/{chart.name}/README.md is not current: run `python charts/readme.py`", file=sys.stderr)
