@@ -11,4 +11,5 @@ compile() {
 compile pyproject.toml --extra operator --extra trainer --extra boosting --group dev -o requirements/dev.txt
 compile pyproject.toml --extra operator -c requirements/dev.txt -o requirements/operator.txt
 compile pyproject.toml --extra trainer --extra boosting -c requirements/dev.txt -o requirements/trainer.txt
-echo 'hatchling' | compile - -o requirements/build.txt
+printf 'hatchling\neditables\n' | compile - -o requirements/build.txt
+echo 'uv' | compile - -o requirements/uv.txt

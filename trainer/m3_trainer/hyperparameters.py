@@ -2,7 +2,8 @@
 
 A table rather than the libraries' own signatures: the operator refuses a misspelt hyperparameter before it creates anything,
 and its image has no scikit-learn. `tests/unit/trainer/test_hyperparameters.py` holds the table against the installed libraries.
-`random_state`, `n_jobs` and what is said elsewhere in the file (`model.randomState`) are not hyperparameters.
+null is allowed only where it is the library's own default: `kubectl apply` drops a null that it sends, and the same file would
+mean one thing on a laptop and another in the cluster. `random_state`, `n_jobs` and what is said elsewhere in the file (`model.randomState`) are not hyperparameters.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any
 
 _INT, _NUM, _TEXT, _BOOL = (int,), (int, float), (str,), (bool,)
 _NONE = (type(None),)
-_ANY = (int, float, str, bool, type(None), list, dict)
 _CLASS_WEIGHT = (*_TEXT, dict, *_NONE)
 
 _TREE = {
@@ -35,6 +35,7 @@ KNOWN: dict[str, dict[str, tuple[type, ...]]] = {
     "random_forest": _TREE
     | {
         "n_estimators": _INT,
+        "max_features": _NUM + _TEXT,
         "bootstrap": _BOOL,
         "oob_score": _BOOL,
         "max_samples": _NUM + _NONE,
@@ -48,16 +49,16 @@ KNOWN: dict[str, dict[str, tuple[type, ...]]] = {
         "dual": _BOOL,
         "fit_intercept": _BOOL,
         "intercept_scaling": _NUM,
-        "l1_ratio": _NUM + _NONE,
+        "l1_ratio": _NUM,
         "max_iter": _INT,
-        "penalty": _TEXT + _NONE,
+        "penalty": _TEXT,
         "solver": _TEXT,
         "tol": _NUM,
         "verbose": _INT,
         "warm_start": _BOOL,
     },
     "hist_gradient_boosting": {
-        "categorical_features": _ANY,
+        "categorical_features": (str, list),
         "class_weight": _CLASS_WEIGHT,
         "early_stopping": _TEXT + _BOOL,
         "interaction_cst": (str, list, *_NONE),
@@ -68,13 +69,13 @@ KNOWN: dict[str, dict[str, tuple[type, ...]]] = {
         "max_depth": _INT + _NONE,
         "max_features": _NUM,
         "max_iter": _INT,
-        "max_leaf_nodes": _INT + _NONE,
+        "max_leaf_nodes": _INT,
         "min_samples_leaf": _INT,
         "monotonic_cst": (list, dict, *_NONE),
         "n_iter_no_change": _INT,
-        "scoring": _TEXT + _NONE,
+        "scoring": _TEXT,
         "tol": _NUM,
-        "validation_fraction": _NUM + _NONE,
+        "validation_fraction": _NUM,
         "verbose": _INT,
         "warm_start": _BOOL,
     },

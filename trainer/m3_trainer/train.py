@@ -76,7 +76,9 @@ def train(workload: Workload, tracker: Tracker, origin: Origin | None = None) ->
         prepared = prepare(workload)
     if unavailable:
         raise unavailable
-    with clock.step("all else"), tracking.open_run(tracker, workload.tracking.experiment_name, origin or Origin()) as run:
+    with clock.step("import MLflow"):
+        tracker.client()
+    with tracking.open_run(tracker, workload.tracking.experiment_name, origin or Origin()) as run:
         return _train(workload, prepared, run, clock)
 
 

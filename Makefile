@@ -1,0 +1,104 @@
+# Everything that a user or a maintainer starts. `make help` lists it. Nothing but Python 3.11 and make has to be there.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN := .venv/bin
+CLUSTER := tests/cluster/cluster.sh
+SAMPLE := manifests/samples/trainingjob.yaml
+TOOLS := kube-apiserver etcd kubectl helm
+PYTEST := $(BIN)/python -m pytest
+
+##@ Use
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: quickstart
+quickstart: .venv/.trainer ## clean machine -> a model trained from the sample TrainingJob, here
+	@$(BIN)/m3 run -f $(SAMPLE)
+
+.PHONY: cluster-up
+cluster-up: ## a kind cluster with KubeRay, MLflow and M3 installed (KUBECONFIG is printed last)
+	@$(CLUSTER) up
+
+.PHONY: cluster-down
+cluster-down: ## remove every trace of that cluster
+	@$(CLUSTER) down
+
+.PHONY: images
+images: ## build m3-operator and m3-trainer
+	@$(CLUSTER) images
+
+##@ Test
+
+.PHONY: test
+test: .venv/.dev ## clean machine -> unit, chart and integration tests pass
+	@tests/cluster/tools.sh $(TOOLS)
+	@$(PYTEST)
+
+.PHONY: test-unit
+test-unit: .venv/.dev ## unit tests alone: seconds
+	@$(PYTEST) tests/unit
+
+.PHONY: test-e2e
+test-e2e: .venv/.dev cluster-up ## the main job on the real cluster
+	@eval "$$($(CLUSTER) env)" && $(PYTEST) tests/e2e
+
+.PHONY: coverage
+coverage: .venv/.dev ## line and branch coverage of unit and integration tests
+	@tests/cluster/tools.sh $(TOOLS)
+	@$(BIN)/coverage erase && $(BIN)/coverage run -m pytest && $(BIN)/coverage combine -q && $(BIN)/coverage report
+
+##@ Maintain
+
+.PHONY: generate
+generate: .venv/.dev ## write generated files: CRDs, field reference, the charts' tables of values
+	@$(BIN)/python -m m3_operator.crdgen
+	@$(BIN)/python charts/readme.py
+
+.PHONY: format
+format: .venv/.dev ## format and mend what can be mended
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix-only --quiet .
+
+.PHONY: verify
+verify: .venv/.dev ## format, lint, types, layers, generated files current
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m m3_operator.crdgen --check
+	@$(BIN)/python charts/readme.py --check
+
+.PHONY: lock
+lock: .venv/.uv ## write the hashed locks from pyproject.toml
+	@requirements/lock.sh
+
+##@ Measure
+
+.PHONY: bench-overhead
+bench-overhead: .venv/.dev ## m3 run of the sample against the same training as a bare scikit-learn script
+	@$(BIN)/python benchmarks/overhead.py
+
+# --- the environment: stamps, so that nothing is installed twice -------------------------------------------------------
+
+.venv/.uv: requirements/uv.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer must be installed, as $(PYTHON) (or: make PYTHON=/path/to/python3)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) must be Python 3.11 or newer, is $$($(PYTHON) -V)" >&2; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+# Without build isolation: the build's own requirements are hashed too.
+INSTALL = $(BIN)/uv pip install --quiet --require-hashes -r requirements/build.txt -r $(1) && $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+
+.venv/.trainer: .venv/.uv requirements/trainer.txt requirements/build.txt pyproject.toml
+	@echo "installing the locked dependencies into .venv …"
+	@$(call INSTALL,requirements/trainer.txt)
+	@touch $@
+
+.venv/.dev: .venv/.uv requirements/dev.txt requirements/build.txt pyproject.toml
+	@echo "installing the locked dependencies, with those of the tests, into .venv …"
+	@$(call INSTALL,requirements/dev.txt)
+	@touch $@ .venv/.trainer
