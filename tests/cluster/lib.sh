@@ -22,3 +22,22 @@ locked() {
     "$@" 9>&-
   ) 9>"$file"
 }
+
+wait_until() { # SECONDS COMMAND...
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    [ "$SECONDS" -lt "$deadline" ] || return 1
+    sleep 0.5
+  done
+}
+
+quietly() { # NAME COMMAND...: output into a log, shown where the command fails
+  local log=$M3_CACHE/log/$1.log
+  shift
+  mkdir -p "$M3_CACHE/log"
+  "$@" >"$log" 2>&1 || {
+    tail -40 "$log" >&2
+    die "failed: $* (all of it in $log)"
+  }
+}

