@@ -102,6 +102,8 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 def is_disk_full(error: BaseException) -> bool:
     """SQLite and MLflow wrap the operating system's error, and keep only its text."""
     return any(
-        getattr(link, "errno", None) == errno.ENOSPC or "disk is full" in str(link) or "No space left on device" in str(link)
+        getattr(link, "errno", None) == errno.ENOSPC
+        or "disk is full" in str(link)
+        or "No space left on device" in str(link)
         for link in chain(error)
     )

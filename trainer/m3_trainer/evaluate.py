@@ -53,16 +53,15 @@ def card_precision_at_k(rows: Scored, k: int) -> float:
     denominator is always k: a team that can look at k cards looks at fewer only when there are no more. Ties go to the lower
     card number, so that the figure does not depend on the order of rows.
     """
-    assert rows.day is not None and rows.card is not None  # a rule of the schema
     frame = pd.DataFrame({"day": rows.day, "card": rows.card, "score": rows.score, "fraud": rows.target})
     cards = frame.groupby(["day", "card"], sort=True).max().reset_index()
-    found: set[Any] = set()
+    found: list[Any] = []
     precisions = []
     for _, today in cards.groupby("day", sort=True):
         looked_at = today[~today["card"].isin(found)].sort_values("score", ascending=False, kind="stable").head(k)
         caught = looked_at.loc[looked_at["fraud"] == 1, "card"]
         precisions.append(len(caught) / k)
-        found.update(caught)
+        found += caught.tolist()
     return float(np.mean(precisions))
 
 

@@ -48,5 +48,7 @@ def matrix(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     features = frame[names].astype("float64")
     for name in names:
         if np.isinf(features[name].to_numpy()).any():
-            raise DataError(f"features: `{name}` must be finite in every row; set infinite values to missing or exclude it")
+            raise DataError(
+                f"features: `{name}` must be finite in every row; set infinite values to missing or exclude it"
+            )
     return features

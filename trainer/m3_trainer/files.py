@@ -95,11 +95,13 @@ def _mapping(path: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSpec(f"{path}: must be a readable text file: {error}") from error
     try:
-        document = yaml.load(text, Loader)
+        document = yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise InvalidSpec(f"{path}: must be one YAML document: {error}") from error
     if not isinstance(document, dict):
-        raise InvalidSpec(f"{path}: must be a YAML mapping, is {'empty' if document is None else type(document).__name__}")
+        raise InvalidSpec(
+            f"{path}: must be a YAML mapping, is {'empty' if document is None else type(document).__name__}"
+        )
     return document
 
 

@@ -3,7 +3,7 @@
 A table rather than the libraries' own signatures: the operator refuses a misspelt hyperparameter before it creates anything,
 and its image has no scikit-learn. `tests/unit/trainer/test_hyperparameters.py` holds the table against the installed libraries.
 null is allowed only where it is the library's own default: `kubectl apply` drops a null that it sends, and the same file would
-mean one thing on a laptop and another in the cluster. `random_state`, `n_jobs` and what is said elsewhere in the file (`model.randomState`) are not hyperparameters.
+mean one thing on a laptop and another in the cluster. `random_state` (said as `model.randomState`) and `n_jobs` are none.
 """
 
 from __future__ import annotations
@@ -127,7 +127,14 @@ KNOWN: dict[str, dict[str, tuple[type, ...]]] = {
 BUILT_IN = tuple(KNOWN)
 """Names of the built-in types of model."""
 
-_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "a mapping"}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    list: "a list",
+    dict: "a mapping",
+}
 
 
 def refusal(model_type: str, hyperparameters: Mapping[str, Any]) -> str | None:

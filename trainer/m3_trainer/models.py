@@ -70,7 +70,9 @@ def _load(path: str) -> Any:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InvalidSpec(f"model.type: {path} must be importable where the job runs: {error}") from error
-    if missing := [method for method in ("fit", "predict_proba", "get_params", "set_params") if not hasattr(cls, method)]:
+    if missing := [
+        method for method in ("fit", "predict_proba", "get_params", "set_params") if not hasattr(cls, method)
+    ]:
         raise InvalidSpec(f"model.type: {path} must have the method {missing[0]}, as scikit-learn's classifiers do")
     return cls
 
@@ -136,7 +138,9 @@ def dumps(estimator: Any) -> bytes:
 
     data = skops.io.dumps(_serial(estimator))
     if unknown := untrusted_types(data):
-        raise InvalidSpec(f"model.type: a registered model must be loadable without pickle; it holds {_listed(unknown)}")
+        raise InvalidSpec(
+            f"model.type: a registered model must be loadable without pickle; it holds {_listed(unknown)}"
+        )
     return data
 
 
@@ -145,7 +149,9 @@ def loads(data: bytes) -> Any:
     import skops.io
 
     if unknown := untrusted_types(data):
-        raise InvalidSpec(f"the stored model must hold trusted types only; it holds {_listed(unknown)}, and was not loaded")
+        raise InvalidSpec(
+            f"the stored model must hold trusted types only; it holds {_listed(unknown)}, and was not loaded"
+        )
     return skops.io.loads(data, trusted=list(TRUSTED_TYPES))
 
 

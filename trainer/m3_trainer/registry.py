@@ -35,12 +35,13 @@ class Version:
 def store(run: Run, estimator: Any, example: pd.DataFrame) -> str:
     """Log the model under the run, with signature and input example; gives its URI. Raises `InvalidSpec`."""
     import mlflow
+    import mlflow.sklearn as mlflow_sklearn
     from mlflow.models import infer_signature
 
     models.dumps(estimator)  # refused here rather than when somebody wants to serve it
     head = example.head(EXAMPLE_ROWS)
     with mlflow.start_run(run_id=run.id):
-        info = mlflow.sklearn.log_model(
+        info = mlflow_sklearn.log_model(
             estimator,
             name="model",
             serialization_format="skops",

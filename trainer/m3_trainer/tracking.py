@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from m3_trainer.errors import M3Error, StorageFull, Stopped, TrackingUnavailable, is_disk_full
+from m3_trainer.errors import M3Error, Stopped, StorageFull, TrackingUnavailable, is_disk_full
 from m3_trainer.origin import Origin
 
 if TYPE_CHECKING:
@@ -95,7 +95,9 @@ def _ask(uri: str) -> TrackingUnavailable | None:
         return None if error.code == 404 else TrackingUnavailable(f"MLflow at {uri} must answer; it said {error}")
     except (OSError, ValueError) as error:
         cause = getattr(error, "reason", error)
-        return TrackingUnavailable(f"MLflow at {uri} must answer: {cause}. Is it running, and MLFLOW_TRACKING_URI right?")
+        return TrackingUnavailable(
+            f"MLflow at {uri} must answer: {cause}. Is it running, and MLFLOW_TRACKING_URI right?"
+        )
 
 
 @contextmanager
@@ -108,7 +110,9 @@ def explained(tracker: Tracker) -> Iterator[None]:
         yield
     except (mlflow.exceptions.MlflowException, requests.RequestException, OSError) as error:
         if is_disk_full(error):
-            raise StorageFull(f"{_place(tracker)} must have free space; it has none left: {_first_line(error)}") from error
+            raise StorageFull(
+                f"{_place(tracker)} must have free space; it has none left: {_first_line(error)}"
+            ) from error
         raise TrackingUnavailable(f"MLflow at {tracker.uri} must store the run: {_first_line(error)}") from error
 
 
@@ -185,7 +189,12 @@ def open_run(tracker: Tracker, experiment: str, origin: Origin) -> Iterator[Run]
     with explained(tracker):
         client = tracker.client()
         experiment_id = _experiment(client, tracker, experiment)
-        run = Run(client, _find(client, experiment_id, origin) or _create(client, experiment_id, origin), experiment_id, tracker)
+        run = Run(
+            client,
+            _find(client, experiment_id, origin) or _create(client, experiment_id, origin),
+            experiment_id,
+            tracker,
+        )
     try:
         with explained(tracker):
             yield run
@@ -214,7 +223,9 @@ def _experiment(client: MlflowClient, tracker: Tracker, name: str) -> str:
     if found := client.get_experiment_by_name(name):
         return found.experiment_id
     try:
-        return client.create_experiment(name, artifact_location=tracker.artifacts.as_uri() if tracker.artifacts else None)
+        return client.create_experiment(
+            name, artifact_location=tracker.artifacts.as_uri() if tracker.artifacts else None
+        )
     except MlflowException as error:
         if error.error_code == "RESOURCE_ALREADY_EXISTS" and (found := client.get_experiment_by_name(name)):
             return found.experiment_id  # another job made it in between

@@ -16,7 +16,7 @@ import typer
 
 from m3_trainer import __version__
 from m3_trainer.cli import show
-from m3_trainer.errors import DataError, InvalidSpec, M3Error, StorageFull, Stopped, is_disk_full
+from m3_trainer.errors import DataError, InvalidSpec, M3Error, Stopped, StorageFull, is_disk_full
 
 log = logging.getLogger("m3_trainer")
 
@@ -43,10 +43,14 @@ class Output(StrEnum):
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for scripts.")]
 HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="M3_HOME", help="Folder for the runs of this machine, where no MLflow server is given.")
+    Path,
+    typer.Option(
+        "--home", envvar="M3_HOME", help="Folder for the runs of this machine, where no MLflow server is given."
+    ),
 ]
 TrackingOption = Annotated[
-    str | None, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow to log to; by default one in --home.")
+    str | None,
+    typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow to log to; by default one in --home."),
 ]
 DEFAULT_HOME = Path("m3")
 
@@ -119,10 +123,19 @@ def train(
     for path, value in flags.items():
         if value is not None:
             _set(document, path, value)
-    _train(files.parse_workload(_with_target(document), source=config or "m3 train"), None, output, home, tracking_uri)
+    _train(files.parse_workload(_completed(document), source=config or "m3 train"), None, output, home, tracking_uri)
 
 
 KNOWN_TARGETS = ("TX_FRAUD", "is_fraud", "isFraud", "Class", "fraud", "label", "target")
+# The Fraud Detection Handbook's columns that would leak the answer or only name a row.
+NEVER_FEATURES = (
+    "TRANSACTION_ID",
+    "CUSTOMER_ID",
+    "TERMINAL_ID",
+    "TX_TIME_SECONDS",
+    "TX_TIME_DAYS",
+    "TX_FRAUD_SCENARIO",
+)
 
 
 def _set(document: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
@@ -132,26 +145,26 @@ def _set(document: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     document[path[-1]] = value
 
 
-def _with_target(document: dict[str, Any]) -> dict[str, Any]:
-    """A card data set names its target one of a few ways; anything else must be said."""
+def _completed(document: dict[str, Any]) -> dict[str, Any]:
+    """What the classic command line leaves open, from the names of the columns: target and columns that are no features."""
     data = document.get("data")
     if not isinstance(data, dict) or not data.get("uri"):
         raise InvalidSpec("--data: must be given (or data.uri in --config, or TRAIN_DATA_PATH)")
-    if data.get("target"):
+    if data.get("target") and document.get("features"):
         return document
     from m3_trainer import files
     from m3_trainer.data import sources
 
-    probe = files.parse_workload({"data": data | {"target": "?"}}, source="m3 train").data
-    columns = ["TX_FRAUD"] if probe.scheme == "sample" else sources.columns(probe)
-    found = next((name for name in KNOWN_TARGETS if name in columns), None)
-    if found is None:
+    columns = sources.columns(files.parse_workload({"data": {"target": "?"} | data}, source="m3 train").data)
+    target = data.get("target") or next((name for name in KNOWN_TARGETS if name in columns), None)
+    if target is None:
         raise DataError(f"--target: must name the column to predict; the data has {', '.join(columns[:20])}")
-    return document | {"data": data | {"target": found}}
+    exclude = [name for name in columns if name in NEVER_FEATURES and name != target]
+    return {"features": {"exclude": exclude}} | document | {"data": data | {"target": target}}
 
 
 @app.command(hidden=True)
-def job(home: HomeOption = Path("/tmp/m3")) -> None:
+def job(home: HomeOption = DEFAULT_HOME) -> None:
     """What runs inside the cluster: the workload comes as `M3_WORKLOAD`; the last line of a failure is `M3_ERROR {json}`."""
     from m3_trainer import files
     from m3_trainer.origin import Origin
@@ -185,7 +198,9 @@ def _flush_last_line(line: str) -> None:
     print(line, flush=True)
 
 
-def _train(workload: Any, name: str | None, output: Output, home: Path, uri: str | None, file: str | None = None) -> None:
+def _train(
+    workload: Any, name: str | None, output: Output, home: Path, uri: str | None, file: str | None = None
+) -> None:
     from m3_trainer.origin import Origin
     from m3_trainer.tracking import Tracker
     from m3_trainer.train import train as train_workload
@@ -198,7 +213,9 @@ def _train(workload: Any, name: str | None, output: Output, home: Path, uri: str
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="models:/NAME/VERSION or models:/NAME@ALIAS")],
-    features: Annotated[str, typer.Option(help="One row or a list of rows, as JSON: named fields, or numbers in order.")],
+    features: Annotated[
+        str, typer.Option(help="One row or a list of rows, as JSON: named fields, or numbers in order.")
+    ],
     output: OutputOption = Output.text,
     home: HomeOption = DEFAULT_HOME,
     tracking_uri: TrackingOption = None,
@@ -212,7 +229,9 @@ def predict(
 
     rows = _rows(features)
     scores = registry.score(registry.load(model, Tracker.choose(tracking_uri, home)), rows)
-    print(json.dumps({"model": model, "probabilities": scores}) if output is Output.json else show.scores(model, scores))
+    print(
+        json.dumps({"model": model, "probabilities": scores}) if output is Output.json else show.scores(model, scores)
+    )
 
 
 def _rows(text: str) -> list[Any]:
@@ -237,18 +256,27 @@ def ui(
     """
     database = home.resolve() / "mlflow.db"
     if not database.is_file():
-        raise InvalidSpec(f"--home: {home} must hold runs; none yet. Run one first: m3 run -f manifests/samples/trainingjob.yaml")
+        raise InvalidSpec(
+            f"--home: {home} must hold runs; none yet. Run one first: m3 run -f manifests/samples/trainingjob.yaml"
+        )
     log.info("MLflow at http://127.0.0.1:%d (Ctrl-C ends it)", port)
     command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(home.resolve() / "artifacts")]
+    stores = [
+        "--backend-store-uri",
+        f"sqlite:///{database}",
+        "--artifacts-destination",
+        str(home.resolve() / "artifacts"),
+    ]
     # Its job runner alone would hold 1.1 GB for features that nobody uses here.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    os.execve(sys.executable, [sys.executable, *command, *stores], environment)
+    os.execve(sys.executable, [sys.executable, *command, *stores], environment)  # noqa: S606
 
 
 @data_app.command("sample")
 def data_sample(
-    out: Annotated[Path, typer.Option("--out", help="File to write: .csv, .csv.gz or .parquet.")] = Path("data/sample.csv"),
+    out: Annotated[Path, typer.Option("--out", help="File to write: .csv, .csv.gz or .parquet.")] = Path(
+        "data/sample.csv"
+    ),
     rows: Annotated[int, typer.Option(help="Transactions.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Seed: the same seed gives the same rows.")] = 7,
     days: Annotated[int, typer.Option(help="Days that they spread over.")] = 60,
@@ -264,7 +292,9 @@ def data_sample(
     frame = sample.transactions(rows, seed, days)
     out.parent.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(out, index=False) if out.suffix == ".parquet" else frame.to_csv(out, index=False)
-    print(f"{out}: {len(frame):,} transactions, {int(frame[sample.TARGET].sum()):,} of them fraud (column {sample.TARGET})")
+    print(
+        f"{out}: {len(frame):,} transactions, {int(frame[sample.TARGET].sum()):,} of them fraud (column {sample.TARGET})"
+    )
 
 
 def _stop_on_sigterm() -> None:

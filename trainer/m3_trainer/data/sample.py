@@ -40,7 +40,9 @@ def transactions(rows: int = 200_000, seed: int = 7, days: int = 60) -> pd.DataF
     second = _times(rng, rows, days)
     day = second // DAY
     customer = rng.integers(0, customers, rows, dtype=np.int32)
-    terminal = ((customer * TERMINALS_PER_CUSTOMER + rng.integers(0, 10, rows, dtype=np.int32)) % terminals).astype(np.int32)
+    terminal = ((customer * TERMINALS_PER_CUSTOMER + rng.integers(0, 10, rows, dtype=np.int32)) % terminals).astype(
+        np.int32
+    )
     amount = _amounts(rng, customer, customers)
     card = _compromised(rng, customers, days, CARD_DAYS)[customer, day] & (rng.random(rows, dtype=np.float32) < 1 / 3)
     amount = np.round(np.where(card, amount * 5, amount), 2)

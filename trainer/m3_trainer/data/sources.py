@@ -54,8 +54,10 @@ def read(data: config.Data, wanted: Wanted) -> Source:
 
 
 def columns(data: config.Data) -> list[str]:
-    """Names of the columns of a file, from its head alone. Raises as `read` does."""
-    with _local(data) as path, _readable(data.uri, path):
+    """Names of the columns, of a file from its head alone. Raises as `read` does."""
+    if data.scheme == "sample" or data.is_sql:
+        return [str(name) for name in read(data, lambda _: True).frame]
+    with _local(data) as path, _readable(data.uri):
         return _head(data, path)
 
 
@@ -66,9 +68,13 @@ def sample_options(uri: str) -> dict[str, int]:
         raise errors.InvalidSpec(f"data.uri: a sample must be `sample://transactions`, is {uri}")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(options.keys() - SAMPLE_OPTIONS.keys()):
-        raise errors.InvalidSpec(f"data.uri: option `{unknown[0]}` of a sample must be one of {', '.join(SAMPLE_OPTIONS)}")
+        raise errors.InvalidSpec(
+            f"data.uri: option `{unknown[0]}` of a sample must be one of {', '.join(SAMPLE_OPTIONS)}"
+        )
     if wrong := sorted(name for name, value in options.items() if not value.isdecimal()):
-        raise errors.InvalidSpec(f"data.uri: option `{wrong[0]}` of a sample must be a whole number, is {options[wrong[0]]!r}")
+        raise errors.InvalidSpec(
+            f"data.uri: option `{wrong[0]}` of a sample must be a whole number, is {options[wrong[0]]!r}"
+        )
     return SAMPLE_OPTIONS | {name: int(value) for name, value in options.items()}
 
 
@@ -100,7 +106,7 @@ def _read_sql(data: config.Data, wanted: Wanted) -> Source:
 
 
 def _read_file(data: config.Data, wanted: Wanted) -> Source:
-    with _local(data) as path, _readable(data.uri, path):
+    with _local(data) as path, _readable(data.uri):
         read_columns = [name for name in _head(data, path) if wanted(name)]
         if _format(data) == "parquet":
             frame = pd.read_parquet(path, columns=read_columns)
@@ -173,7 +179,7 @@ def _store_options(uri: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _readable(uri: str, path: Path) -> Iterator[None]:
+def _readable(uri: str) -> Iterator[None]:
     import pyarrow
 
     try:
@@ -193,7 +199,9 @@ def _head(data: config.Data, path: Path) -> list[str]:
         import pyarrow.parquet
 
         return [str(name) for name in pyarrow.parquet.read_schema(path).names]
-    return [str(name) for name in pd.read_csv(path, nrows=0, compression=_compression(data), sep=_separator(data)).columns]
+    return [
+        str(name) for name in pd.read_csv(path, nrows=0, compression=_compression(data), sep=_separator(data)).columns
+    ]
 
 
 def _format(data: config.Data) -> str:
@@ -205,7 +213,8 @@ def _format(data: config.Data) -> str:
     if path.endswith(CSV_ENDINGS):
         return "csv"
     raise errors.InvalidSpec(
-        f"data.format: must be set to csv or parquet, because {data.uri} ends in none of {', '.join(CSV_ENDINGS + PARQUET_ENDINGS)}"
+        f"data.format: must be set to csv or parquet, because {data.uri} ends in none of "
+        f"{', '.join(CSV_ENDINGS + PARQUET_ENDINGS)}"
     )
 
 
