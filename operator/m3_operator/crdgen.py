@@ -6,14 +6,14 @@
 pydantic's JSON schema is not what the API server takes (a structural schema). The differences, each met as a refusal:
 
 - `$ref` is inlined; what stands beside it wins; `title` is unknown there.
-- A map's keys have no schema (`propertyNames`, `patternProperties`): their pattern and length become a CEL rule, where the
-  values have a type; CEL does not see maps of any value, whose keys only Python judges.
+- A map's keys have no schema (`propertyNames`, `patternProperties`): their pattern and length become a CEL rule where
+  the values have a type; CEL does not see maps of any value, whose keys only Python judges.
 - `X | None` becomes X, not required, without `default: null`; any other union is refused here, by an exception.
 - `exclusiveMinimum: 0` becomes `minimum: 0, exclusiveMinimum: true`; `const` becomes `enum`.
-- `additionalProperties: false` beside `properties` is dropped: there, an unknown field is pruned, or refused where the client
-  asks for it (kubectl does).
-- A default that is a model loses its nulls, and keeps the rest: the server judges a default by the CEL rules as it stands,
-  before the defaults inside it are filled in.
+- `additionalProperties: false` beside `properties` is dropped: there, an unknown field is pruned, or refused where the
+  client asks for it (kubectl does).
+- A default that is a model loses its nulls, and keeps the rest: the server judges a default by the CEL rules as it
+  stands, before the defaults inside it are filled in.
 - A value of any type is nullable: else the server takes a null out of a map, and `max_features: null` means something.
 - Nothing in `status` has a default: the server would fill in what nobody has observed.
 """
@@ -174,7 +174,7 @@ def custom_resource_definition() -> Schema:
 class _Dumper(yaml.SafeDumper):
     """Without anchors: a schema that occurs twice is written twice, as kubectl and Helm's readers expect."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
         return True
 
 

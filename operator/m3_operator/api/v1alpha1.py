@@ -1,4 +1,4 @@
-"""m3.dev/v1alpha1: TrainingJob. The workload comes from `m3_trainer.config`; here is where and how it runs, and its status."""
+"""m3.dev/v1alpha1: TrainingJob. The workload is `m3_trainer.config`; here is where and how it runs, and its status."""
 
 from __future__ import annotations
 
@@ -104,6 +104,7 @@ class SecretSource(Model):
     """Name of a Secret in the job's namespace."""
 
 
+TAKEN_PATHS = ("/tmp", "/dev/shm")  # noqa: S108 paths in the container, where the operator mounts volumes of its own
 VOLUME_SOURCES = ("persistent_volume_claim", "empty_dir", "config_map", "secret")
 
 
@@ -120,7 +121,7 @@ class Volume(Model):
         Rule(
             cel="!(self.mountPath in ['/tmp', '/dev/shm'])",
             message="`mountPath` must not be /tmp or /dev/shm: the operator mounts those",
-            check=lambda volume: volume.mount_path not in ("/tmp", "/dev/shm"),
+            check=lambda volume: volume.mount_path not in TAKEN_PATHS,
         ),
     )
 
@@ -171,7 +172,7 @@ class ResourceRequirements(Model):
 
 
 class PodOptions(Model):
-    """What can be said about the pods of one kind. A subset of a pod's fields: each is bounded, none gives away the node."""
+    """What can be said about the pods of one kind: a subset of a pod's fields, each bounded, none that gives away the node."""
 
     resources: ResourceRequirements = ResourceRequirements(
         requests={"cpu": "500m", "memory": "2Gi"}, limits={"cpu": "2", "memory": "4Gi"}
@@ -378,7 +379,7 @@ class Lineage(StatusModel):
 
 
 class Display(StatusModel):
-    """Words for the columns of `kubectl get`, made from the rest of the status. Nothing reads them; read the conditions."""
+    """Words for the columns of `kubectl get`, made from the rest of the status. Programs read the conditions instead."""
 
     status: Text
     """The job's state in one word."""
@@ -400,7 +401,7 @@ class TrainingJobStatus(StatusModel):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),
     ] = ()
-    """Suspended, Running, Complete, Failed, Registered, Promoted; `kubectl wait --for=condition=Complete` works on them."""
+    """Suspended, Running, Complete, Failed, Registered, Promoted: what `kubectl wait --for=condition=…` waits for."""
     attempts: Annotated[
         tuple[Attempt, ...],
         Field(
@@ -409,12 +410,14 @@ class TrainingJobStatus(StatusModel):
         ),
     ] = ()
     """The newest ten attempts, oldest first."""
+    failed_attempts: Annotated[int, Field(ge=0)] = 0
+    """How many attempts have failed; one that was suspended has not."""
     start_time: datetime | None = None
     """When the first attempt was made."""
     completion_time: datetime | None = None
     """When the job finished, well or not."""
     settled: bool = False
-    """True once the operator has nothing more to find out. A field selector: the operator lists only what is not settled."""
+    """True once nothing is left to find out. A field selector: the operator lists only what is not settled."""
     progress: Progress | None = None
     """How far the job is and how good, while it runs."""
     mlflow: MlflowRun | None = None
@@ -439,7 +442,8 @@ class TrainingJob(Model):
 
     rules = (
         Rule(
-            cel=f"size(self.metadata.name) <= {MAX_JOB_NAME} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            cel=f"size(self.metadata.name) <= {MAX_JOB_NAME}"
+            " && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
             message=f"`metadata.name` must be at most {MAX_JOB_NAME} characters, lower-case letters, digits and `-`, "
             "starting with a letter and not ending with `-`: the names of RayJobs and their Services are made from it",
             check=lambda job: job.has_good_name,

@@ -1,0 +1,80 @@
+"""What an MLflow run says of a job. The only place that knows the tags which the job writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+JOB_UID = "m3.job.uid"
+ATTEMPT = "m3.job.attempt"
+OPERATOR = "m3.operator"
+MAX_METRICS = 64
+
+Object = dict[str, Any]
+
+
+class NoRun(Enum):
+    """Why there is no run to look at."""
+
+    NOT_ASKED = 1
+    NOT_FOUND = 2
+    UNAVAILABLE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run, as the REST API's `runs/search` gives it."""
+
+    run_id: str
+    experiment_id: str
+    job_uid: str
+    attempt: int
+    status: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    model_name: str | None = None
+    model_version: str | None = None
+    data_digest: str | None = None
+    rows: int | None = None
+    spec_hash: str | None = None
+    git_commit: str | None = None
+
+
+def parse(run: Object) -> Run:
+    """Raises nothing for what MLflow answers, whatever tags are missing."""
+    info, data = run.get("info", {}), run.get("data", {})
+    tags = {tag["key"]: tag.get("value", "") for tag in data.get("tags", ())}
+    return Run(
+        run_id=info.get("run_id", ""),
+        experiment_id=info.get("experiment_id", ""),
+        job_uid=tags.get(JOB_UID, ""),
+        attempt=_whole(tags.get(ATTEMPT)) or 0,
+        status=info.get("status", ""),
+        metrics=_metrics(data.get("metrics", ())),
+        model_name=tags.get("m3.model.name") or None,
+        model_version=tags.get("m3.model.version") or None,
+        data_digest=tags.get("m3.data.digest") or None,
+        rows=_whole(tags.get("m3.data.rows")),
+        spec_hash=tags.get("m3.spec.hash") or None,
+        git_commit=tags.get("mlflow.source.git.commit") or None,
+    )
+
+
+def newest_by_attempt(runs: Iterable[Run]) -> dict[tuple[str, int], Run]:
+    """The runs by (job's uid, attempt). `runs` come newest first, and the newest counts."""
+    found: dict[tuple[str, int], Run] = {}
+    for run in runs:
+        found.setdefault((run.job_uid, run.attempt), run)
+    return found
+
+
+def _metrics(metrics: Iterable[Object]) -> dict[str, float]:
+    """Without NaN and infinities, which JSON has no word for."""
+    values = {str(metric["key"])[:256]: float(metric["value"]) for metric in metrics if "value" in metric}
+    return {name: values[name] for name in sorted(values) if math.isfinite(values[name])}
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None

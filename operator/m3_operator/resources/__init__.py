@@ -1,0 +1,1 @@
+"""The desired state, pure: the model goes in, a dict comes out."""

@@ -1,0 +1,109 @@
+"""Keys that wait for work: each at most once, each by one worker at a time, after a failure later and later.
+
+kopf serialises by object, and a TrainingJob is woken by two kinds of objects and by the clock. So events only add a key here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+from m3_operator.errors import OperatorError
+
+logger = logging.getLogger(__name__)
+
+KeyT = TypeVar("KeyT", bound=Hashable)
+
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 60.0
+
+
+class Workqueue(Generic[KeyT]):
+    """Belongs to one event loop."""
+
+    def __init__(self, work: Callable[[KeyT], Awaitable[float | None]]) -> None:
+        """`work` does what a key needs, and says after how many seconds it needs something again."""
+        self._work = work
+        self._ready: asyncio.Queue[KeyT] = asyncio.Queue()
+        self._waiting: set[KeyT] = set()
+        self._busy: set[KeyT] = set()
+        self._timers: dict[KeyT, asyncio.TimerHandle] = {}
+        self._failures: Counter[KeyT] = Counter()
+
+    def __len__(self) -> int:
+        """Keys that wait for a worker; without those that wait for a time."""
+        return len(self._waiting)
+
+    def add(self, key: KeyT) -> None:
+        """Work on `key` soon; once, however often it is added before that."""
+        if key in self._waiting:
+            return
+        self._waiting.add(key)
+        if key not in self._busy:
+            self._ready.put_nowait(key)
+
+    def add_after(self, key: KeyT, seconds: float) -> None:
+        """Work on `key` in `seconds`; the soonest wish counts."""
+        loop = asyncio.get_running_loop()
+        when = loop.time() + seconds
+        timer = self._timers.get(key)
+        if timer is not None and timer.when() <= when:
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timers[key] = loop.call_at(when, self._ring, key)
+
+    def _ring(self, key: KeyT) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
+
+    async def run(self, workers: int) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(self._worker())
+
+    async def _worker(self) -> None:
+        while True:
+            key = await self._ready.get()
+            self._waiting.discard(key)
+            self._busy.add(key)
+            try:
+                await self._attend(key)
+            finally:
+                self._busy.discard(key)
+            if key in self._waiting:
+                self._ready.put_nowait(key)
+
+    async def _attend(self, key: KeyT) -> None:
+        # A task of its own, and its exception looked at instead of caught: one job's trouble, of whatever kind, must
+        # not end the worker that all jobs share.
+        task = asyncio.ensure_future(self._work(key))
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            self._failed(key, error)
+            return
+        self._failures.pop(key, None)
+        if (seconds := task.result()) is not None:
+            self.add_after(key, seconds)
+
+    def _failed(self, key: KeyT, error: BaseException) -> None:
+        delay = min(FIRST_DELAY * 2 ** self._failures[key], LONGEST_DELAY)
+        self._failures[key] += 1
+        logger.warning(
+            "%s: tried again in %g s: %s",
+            key,
+            delay,
+            error,
+            exc_info=None if isinstance(error, OperatorError) else error,
+        )
+        self.add_after(key, delay)
