@@ -75,7 +75,7 @@ class Charts:
         return done.stderr
 
     def notes(self, chart: str, values: dict[str, Any] | None = None) -> str:
-        """The text after an install. `helm install` alone prints it, and wants a cluster: a copy renders it as an object."""
+        """The text after an install. Only an install prints it, and wants a cluster: a copy renders it as an object."""
         copy = self.scratch / "with-notes" / chart
         shutil.copytree(CHARTS / chart, copy, dirs_exist_ok=True)
         (copy / "files").mkdir(exist_ok=True)

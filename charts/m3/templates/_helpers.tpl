@@ -40,25 +40,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "m3.rules" -}}
-# Its own kinds: patch carries the framework's annotations and finalizer, delete is for ttlSecondsAfterFinished.
+# Its own kind: delete is for ttlSecondsAfterFinished.
 - apiGroups: [m3.dev]
-  resources: [trainingjobs, tuningjobs]
-  verbs: [get, list, watch, patch, delete]
+  resources: [trainingjobs]
+  verbs: [get, list, watch, delete]
 - apiGroups: [m3.dev]
-  resources: [trainingjobs/status, tuningjobs/status]
-  verbs: [get, patch]
+  resources: [trainingjobs/status]
+  verbs: [patch]
 # The children: one RayJob for each attempt.
 - apiGroups: [ray.io]
   resources: [rayjobs]
   verbs: [get, list, watch, create, patch, delete]
-# Why a job does not start: image pulls, scheduling, memory, quota.
-- apiGroups: [ray.io]
-  resources: [rayclusters]
-  verbs: [get, list]
-- apiGroups: [""]
-  resources: [pods]
-  verbs: [get, list]
-- apiGroups: [""]
+# What happened, for `kubectl describe`.
+- apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [list, create, patch]
+  verbs: [create]
 {{- end }}
