@@ -116,7 +116,9 @@ create_cluster() {
   # A run that was cut off leaves its node behind, stopped, and another version of it is of no use.
   kind delete cluster --name $CLUSTER --kubeconfig "$KUBECONFIG" >/dev/null 2>&1 || true
   say "creating the kind cluster $CLUSTER from $NODE_IMAGE"
-  quietly kind kind create cluster --name $CLUSTER --image "$NODE_IMAGE" --config "$KIND_CONFIG" --kubeconfig "$KUBECONFIG" --wait 120s
+  quietly kind "$KIND" create cluster --name $CLUSTER --image "$NODE_IMAGE" --config "$KIND_CONFIG" --kubeconfig "$KUBECONFIG" --wait 120s
+  # Two on one node are no safer than one, and the second takes 100m of its CPU.
+  kubectl --namespace kube-system scale deployment coredns --replicas 1 >/dev/null
 }
 
 strict_namespace() { # NAME: made if need be; refuses pods that are not `restricted`
@@ -127,7 +129,7 @@ strict_namespace() { # NAME: made if need be; refuses pods that are not `restric
 stand_in_kuberay() { # its image from its module too; the node cannot pull the published one
   local image
   image=m3-kuberay-operator:$("$here/tools.sh" --version kuberay)
-  have_image "$image" || program_image "$image" ray-operator
+  have_image "$image" || program_image "$image" ray-operator /manager 65532:65532
   load "$image"
   install_kuberay "$image"
 }
@@ -215,7 +217,7 @@ next_steps() {
   exports
 }
 exports() {
-  # kubectl may be ours alone; a name server's client of our own engine is needed for nothing but the images.
+  # Only where kubectl is ours alone.
   [ "$(command -v kubectl)" != "$BIN/kubectl" ] || echo "export PATH=\"\$PATH:$BIN\""
   echo "export KUBECONFIG=$KUBECONFIG"
 }
@@ -256,7 +258,7 @@ minio() {
   choose_cluster && die "minio needs an image that only a kind cluster of our own can be given"
   "$here/tools.sh" minio
   find_engine || die "no cluster is up: cluster.sh up"
-  program_image m3-minio:test minio
+  program_image m3-minio:test minio /minio 1000:1000
   load m3-minio:test
   kubectl apply -f "$here/minio.yaml"
   wait_until_ready minio

@@ -59,6 +59,8 @@ image_id() { docker image inspect -f '{{.Id}}' "$1"; }
 obtain_image() { have_image "$1" || { say "pulling $1" && docker pull --quiet "$1" >/dev/null 2>&1; }; }
 
 # An image of one static program and nothing else. PATH=/ because Kubernetes' manifests call some by their bare names.
-program_image() { # TAG PROGRAM
-  tar -C "$BIN" -c "$2" | docker import -c 'ENV PATH=/' -c "ENTRYPOINT [\"/$2\"]" - "$1" >/dev/null
+program_image() { # TAG PROGRAM [PATH [USER]]
+  local path=${3:-/$2}
+  printf 'FROM scratch\nCOPY %s %s\nENV PATH=/\nUSER %s\nENTRYPOINT ["%s"]\n' "$2" "$path" "${4:-0:0}" "$path" |
+    quietly "$2-image" docker build --tag "$1" --file - "$BIN"
 }

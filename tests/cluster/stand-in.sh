@@ -52,13 +52,14 @@ python_image() { # makes sure of python:3.11-slim
   stand_in_build python $image --label "m3.dev/stand-in=$key"
 }
 
-node_image() { # sets NODE_IMAGE and KIND_CONFIG: kind's own image where it can be had
+node_image() { # sets NODE_IMAGE, KIND_CONFIG and KIND: kind's own image where it can be had
+  KIND=kind
   KIND_CONFIG=$root/manifests/kind.yaml
   NODE_IMAGE=$(sed -n 's/^ *image: *//p' "$KIND_CONFIG")
   own_engine || ! obtain_image "$NODE_IMAGE" || return 0
   # shellcheck disable=SC2086 # a list of words
   "$here/tools.sh" $STAND_IN_TOOLS
-  export PATH="$BIN:$PATH" # another version of kind may not get along with our node
+  KIND=$BIN/kind # another version of kind may not get along with our node
   KIND_CONFIG=$here/stand-in/kind.yaml
   NODE_IMAGE=m3-node:$(cd "$BIN" && for tool in $NODE_TOOLS; do cat ".$tool.key"; done | cat - "$here"/stand-in/* "$here/stand-in.sh" | digest)
   have_image "$NODE_IMAGE" || build_node
