@@ -53,7 +53,10 @@ def build(spec: ModelSpec) -> Any:
     cls = _load(CLASSES.get(spec.type, spec.type))
     try:
         estimator = cls(**spec.hyperparameters)
-        fixed = {"random_state": spec.random_state, "n_jobs": threads(), "verbosity": _QUIET.get(spec.type)}
+        jobs = (
+            None if spec.type == "logistic_regression" else threads()
+        )  # scikit-learn warns that it has no use for them
+        fixed = {"random_state": spec.random_state, "n_jobs": jobs, "verbosity": _QUIET.get(spec.type)}
         known = estimator.get_params()
         estimator.set_params(**{name: value for name, value in fixed.items() if name in known and value is not None})
     except (TypeError, ValueError, AttributeError) as error:

@@ -78,7 +78,9 @@ def register(run: Run, model_uri: str, name: str) -> Version:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = run.client.create_model_version(name, source=model_uri, run_id=run.id)
+    made = run.client.create_model_version(
+        name, source=model_uri, run_id=run.id, model_id=model_uri.removeprefix("models:/")
+    )
     return Version(name, str(made.version))
 
 
@@ -88,12 +90,18 @@ def load(uri: str, tracker: Tracker) -> Any:
     Not by MLflow's own loader: that trusts the types which the model itself names.
     """
     import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
 
     if not uri.startswith("models:/"):
         raise InvalidSpec(f"a model must be named as models:/NAME/VERSION or models:/NAME@ALIAS, is {uri}")
     with explained(tracker), tempfile.TemporaryDirectory(prefix="m3-model-") as folder:
         tracker.client()
-        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+        try:
+            local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise InvalidSpec(f"{uri} must be registered in MLflow at {tracker.uri}; it is not") from error
+            raise
         if not (local / MODEL_FILE).is_file():
             raise InvalidSpec(f"{uri} must be a model stored by M3 in skops' format; it holds no {MODEL_FILE}")
         return models.loads((local / MODEL_FILE).read_bytes())

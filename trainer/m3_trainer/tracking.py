@@ -71,6 +71,8 @@ class Tracker:
 
         for noisy in ("alembic", "mlflow"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        for doubled in ("mlflow.store", "mlflow.tracking"):  # they log with a traceback what they also raise
+            logging.getLogger(doubled).setLevel(logging.CRITICAL)
         if self.artifacts:
             self.artifacts.parent.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(self.uri)
@@ -110,9 +112,7 @@ def explained(tracker: Tracker) -> Iterator[None]:
         yield
     except (mlflow.exceptions.MlflowException, requests.RequestException, OSError) as error:
         if is_disk_full(error):
-            raise StorageFull(
-                f"{_place(tracker)} must have free space; it has none left: {_first_line(error)}"
-            ) from error
+            raise StorageFull(f"{_place(tracker)} must have free space; it has none left") from error
         raise TrackingUnavailable(f"MLflow at {tracker.uri} must store the run: {_first_line(error)}") from error
 
 

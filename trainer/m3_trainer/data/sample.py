@@ -21,6 +21,8 @@ DAY = 86_400
 
 AMOUNT_LIMIT = 220.0
 TERMINAL_DAYS, CARD_DAYS = 28, 14
+# Share newly compromised per day: the Handbook's 2 of 10,000 terminals and 3 of 5,000 customers.
+TERMINAL_RATE, CARD_RATE = 2 / 10_000, 3 / 5_000
 TERMINALS_PER_CUSTOMER, TRANSACTIONS_PER_DAY = 2, 2
 LABEL_DELAY_DAYS = 7
 MAX_ROWS = 1_000_000_000
@@ -44,9 +46,11 @@ def transactions(rows: int = 200_000, seed: int = 7, days: int = 60) -> pd.DataF
         np.int32
     )
     amount = _amounts(rng, customer, customers)
-    card = _compromised(rng, customers, days, CARD_DAYS)[customer, day] & (rng.random(rows, dtype=np.float32) < 1 / 3)
+    card = _compromised(rng, customers, days, CARD_RATE, CARD_DAYS)[customer, day] & (
+        rng.random(rows, dtype=np.float32) < 1 / 3
+    )
     amount = np.round(np.where(card, amount * 5, amount), 2)
-    scenario = _scenario(amount, _compromised(rng, terminals, days, TERMINAL_DAYS)[terminal, day], card)
+    scenario = _scenario(amount, _compromised(rng, terminals, days, TERMINAL_RATE, TERMINAL_DAYS)[terminal, day], card)
     return pd.DataFrame(_columns(second, customer, terminal, amount, scenario), copy=False)
 
 
@@ -71,12 +75,13 @@ def _amounts(rng: np.random.Generator, customer: np.ndarray, customers: int) -> 
     return np.abs(mean * (1 + rng.standard_normal(len(customer)) / 2))
 
 
-def _compromised(rng: np.random.Generator, things: int, days: int, length: int) -> np.ndarray:
-    """things × days: whether it is compromised on that day; a few new ones a day, each for `length` days."""
+def _compromised(rng: np.random.Generator, things: int, days: int, rate: float, length: int) -> np.ndarray:
+    """things × days: whether it is compromised on that day; at least one is at some time, each for `length` days."""
+    cases = max(1, round(things * days * rate))
+    thing, first = rng.integers(0, things, cases), rng.integers(0, days, cases)
     grid = np.zeros((things, days), dtype=bool)
-    each_day = max(1, things // 2_500)
-    for day in range(days):
-        grid[rng.integers(0, things, each_day), day : day + length] = True
+    for offset in range(length):
+        grid[thing, np.minimum(first + offset, days - 1)] = True
     return grid
 
 

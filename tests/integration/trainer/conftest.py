@@ -1,0 +1,79 @@
+"""A small data set, and `m3` as a user starts it."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support import M3, Ended
+
+from m3_trainer.cli.main import main
+
+ROOT = Path(__file__).parents[3]
+VARIABLES = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+    "TRAIN_DATA_PATH",
+    "SAMPLE_SIZE",
+    "M3_HOME",
+    "M3_WORKLOAD",
+)
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty working directory and none of the variables that `m3` reads."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def m3(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """`m3` in this process: the imports, three seconds of every start, are shared by the tests."""
+
+    def run(*arguments: str) -> Ended:
+        code = 0
+        try:
+            main(list(arguments))
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def m3_process() -> Callable[..., Ended]:
+    """`m3` as a process of its own."""
+
+    def run(*arguments: str, **environment: str) -> Ended:
+        done = subprocess.run(
+            [*M3, *arguments], capture_output=True, text=True, timeout=120, check=False, env=os.environ | environment
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def job_file(clean: Path) -> Callable[..., str]:
+    """The sample TrainingJob on 2,000 rows and 10 trees, with parts of its spec replaced."""
+
+    def write(**replaced: Any) -> str:
+        job = yaml.safe_load((ROOT / "manifests/samples/trainingjob.yaml").read_text())
+        job["spec"]["data"]["uri"] = "sample://transactions?rows=20000"
+        job["spec"]["model"]["hyperparameters"] = {"n_estimators": 10, "max_depth": 8}
+        for part, value in replaced.items():
+            job["spec"][part] = value if part not in job["spec"] else job["spec"][part] | value
+        path = clean / "job.yaml"
+        path.write_text(json.dumps(job))
+        return str(path)
+
+    return write

@@ -1,0 +1,421 @@
+"""`m3` against a real MLflow: what a run leaves behind, and what it says where something is wrong."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from support import M3, Ended, unused_port, wait_until
+
+HANDBOOK = Path(__file__).parents[4] / "shared/data/transactions.parquet"
+
+
+def client(home: Path) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+
+
+def test_a_run_leaves_params_metrics_picture_dataset_model_and_version(m3, job_file, clean: Path) -> None:
+    ended = m3("run", "-f", job_file(), "--output", "json")
+    assert ended.code == 0, ended.err
+    result = json.loads(ended.out)
+    tracked = client(clean / "m3")
+    run = tracked.get_run(result["run"]["runId"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params.items() >= {"n_estimators": "10", "max_depth": "8", "model_type": "random_forest"}.items()
+    assert run.data.metrics.items() >= result["metrics"].items()
+    assert run.data.metrics["train_rows"] == 16_000
+    assert run.data.tags["m3.data.digest"] == result["lineage"]["dataDigest"]
+    assert run.inputs.dataset_inputs[0].dataset.digest == result["lineage"]["dataDigest"].split(":")[1][:36]
+    assert [file.path for file in tracked.list_artifacts(run.info.run_id)] == ["feature_importance.png"]
+    version = tracked.get_model_version("fraud_detector", "1")
+    assert version.run_id == run.info.run_id
+    model = mlflow.models.get_model_info("models:/fraud_detector/1")
+    assert model.signature is not None
+    assert model.signature.inputs.input_names() == result["features"]
+
+
+def test_the_same_file_gives_the_same_metrics_and_another_seed_others(m3, job_file) -> None:
+    same = [json.loads(m3("run", "-f", job_file(), "-o", "json").out)["metrics"] for _ in range(2)]
+    other = json.loads(m3("run", "-f", job_file(model={"randomState": 1}), "-o", "json").out)["metrics"]
+    assert same[0] == same[1] != other
+
+
+def test_the_three_next_commands_can_be_pasted(m3, job_file) -> None:
+    ended = m3("run", "-f", job_file())
+    assert "registered fraud_detector version 1 (models:/fraud_detector/1)" in ended.out
+    lines = {line.strip().split("  ")[0]: line for line in ended.out.split("next:")[1].splitlines() if line.strip()}
+    assert list(lines) == ["look at it in MLflow", "score a transaction", "run it on a cluster"]
+    command = lines["score a transaction"].split("m3 ", 1)[1]
+    score = subprocess.run(
+        f"{' '.join(M3)} {command}", shell=True, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert score.returncode == 0, score.stderr
+    assert score.stdout.startswith("models:/fraud_detector/1  probability 0.")
+
+
+def test_the_classic_command_line_works_in_both_spellings(m3, clean: Path) -> None:
+    assert m3("data", "sample", "--rows", "20000").out.startswith("data/sample.csv: 20,000 transactions")
+    flags = ["--data", "data/sample.csv", "--max-depth", "10", "--output", "json"]
+    dashes = m3("train", *flags, "--n-estimators", "20", "--experiment-name", "x", "--sample-size", "10000")
+    scores = m3("train", *flags, "--n_estimators", "20", "--experiment_name", "x", "--sample_size", "10000")
+    assert dashes.code == scores.code == 0, dashes.err + scores.err
+    result = json.loads(dashes.out)
+    assert json.loads(scores.out)["metrics"] == result["metrics"]
+    assert result["rows"]["train_rows"] + result["rows"]["test_rows"] == 10_000
+    assert not {"TRANSACTION_ID", "CUSTOMER_ID", "TERMINAL_ID"} & set(result["features"])
+    assert client(clean / "m3").get_experiment_by_name("x") is not None
+
+
+def test_the_classic_config_file_is_read(m3, clean: Path) -> None:
+    (clean / "model_config.yaml").write_text(
+        "model: {type: random_forest, random_state: 42}\n"
+        "hyperparameters: {n_estimators: 10, max_depth: 10, min_samples_split: 2, min_samples_leaf: 1}\n"
+        "training: {test_size: 0.2, cv_folds: 3}\n"
+        "tuning: {n_trials: 20, timeout: 3600}\n"
+    )
+    m3("data", "sample", "--rows", "20000")
+    ended = m3("train", "--config", "model_config.yaml", "--data", "data/sample.csv", "-o", "json")
+    assert ended.code == 0, ended.err
+    assert {"cv_average_precision_mean", "cv_average_precision_std"} <= json.loads(ended.out)["metrics"].keys()
+
+
+PUBLISHED = {"roc_auc": 0.867, "average_precision": 0.658, "card_precision_at_k": 0.287}
+
+
+@pytest.mark.parametrize("data", [HANDBOOK] if HANDBOOK.exists() else [], ids=["shared/data"])
+def test_the_handbooks_protocol_gives_its_published_row(m3, clean: Path, data: Path) -> None:
+    sample = (Path(__file__).parents[3] / "manifests/samples/handbook-random-forest.yaml").read_text()
+    (clean / "job.yaml").write_text(sample.replace("s3://m3/transactions.parquet", str(data)))
+    ended = m3("run", "-f", "job.yaml", "-o", "json")
+    assert ended.code == 0, ended.err
+    result = json.loads(ended.out)
+    assert result["rows"] == {
+        "train_rows": 67_240, "train_positives": 598, "test_rows": 58_264, "test_positives": 385,
+    }  # fmt: skip
+    assert result["metrics"] == {name: pytest.approx(value, abs=0.001) for name, value in PUBLISHED.items()}
+
+
+def csv(**columns: list) -> str:
+    pd.DataFrame(columns).to_csv("rows.csv", index=False)
+    return "rows.csv"
+
+
+def many(*values: object) -> list:
+    return [values[index % len(values)] for index in range(200)]
+
+
+DATA_MISTAKES: dict[str, tuple[Callable[[], dict], int, str]] = {
+    "a missing file": (
+        lambda: {"uri": "none.csv"},
+        3,
+        "data.uri: the file none.csv must exist where the job runs; looked from",
+    ),
+    "a folder": (lambda: {"uri": ".", "format": "csv"}, 3, "must be one file of CSV or Parquet, is a folder"),
+    "an empty file": (
+        lambda: {"uri": (Path("empty.csv").write_text(""), "empty.csv")[1]},
+        3,
+        "the file empty.csv must hold rows, is empty",
+    ),
+    "a header without rows": (
+        lambda: {"uri": (Path("head.csv").write_text("a,y\n"), "head.csv")[1]},
+        3,
+        "head.csv must hold at least one row, holds none",
+    ),
+    "an unknown ending": (
+        lambda: {"uri": (Path("rows.dat").write_text("a"), "rows.dat")[1]},
+        2,
+        "data.format: must be set to csv or parquet, because rows.dat ends in none of",
+    ),
+    "CSV that calls itself Parquet": (
+        lambda: {"uri": (Path("rows.parquet").write_text("a,y\n1,0\n"), "rows.parquet")[1]},
+        3,
+        "data.uri: rows.parquet must be Parquet",
+    ),
+    "a file of bytes": (
+        lambda: {"uri": (Path("bytes.csv").write_bytes(bytes(range(128, 256))), "bytes.csv")[1]},
+        3,
+        "data.uri: bytes.csv must be CSV",
+    ),
+    "an unknown column": (
+        lambda: {"uri": csv(a=many(1, 2), label=many(0, 1)), "target": "labell"},
+        3,
+        "data.target: column `labell` must be in the data; did you mean `label`?",
+    ),
+    "a target with one class": (
+        lambda: {"uri": csv(a=many(1, 2), y=many(0))},
+        3,
+        "data.target: `y` must have both classes, 0 and 1; every row has 0",
+    ),
+    "a NaN target": (
+        lambda: {"uri": csv(a=many(1, 2), y=[None, *many(0, 1)[1:]])},
+        3,
+        "data.target: `y` must have a value in every row; 1 of 200 rows have none, the first is row 1",
+    ),
+    "a class with one row": (
+        lambda: {"uri": csv(a=many(1, 2), y=[1, *many(0)[1:]])},
+        3,
+        "data.target: each class must have at least 2 rows, one for training and one for the test",
+    ),
+    "an infinite feature": (
+        lambda: {"uri": csv(a=[float("inf"), *many(1, 2)[1:]], y=many(0, 1))},
+        3,
+        "features: `a` must be finite in every row",
+    ),
+    "a scheme without its package": (
+        lambda: {"uri": "gs://bucket/rows.csv"},
+        2,
+        "data.uri: reading gs:// needs a package",
+    ),
+    "a server that is not there": (
+        lambda: {"uri": f"http://127.0.0.1:{unused_port()}/rows.csv"},
+        7,
+        "data.uri: ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "code", "message"), DATA_MISTAKES.values(), ids=DATA_MISTAKES.keys())
+def test_a_mistake_in_the_data_is_one_message(m3, clean: Path, data, code: int, message: str) -> None:
+    job = {
+        "apiVersion": "m3.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": "bad"},
+        "spec": {"data": {"target": "y"} | data()},
+    }  # fmt: skip
+    Path("job.yaml").write_text(json.dumps(job))
+    ended = m3("run", "-f", "job.yaml")
+    assert (ended.code, message in ended.err) == (code, True), ended.err
+    assert "Traceback" not in ended.err
+    assert registered(clean / "m3") == []
+
+
+SPEC_MISTAKES = {
+    "an unknown model type": ({"model": {"type": "forest"}}, "spec.model: `type` must be one of random_forest"),
+    "an unknown hyperparameter": (
+        {"model": {"hyperparameters": {"n_estimatrs": 10}}},
+        "hyperparameter `n_estimatrs` must be one that random_forest has; did you mean `n_estimators`?",
+    ),
+    "a typo in a field name": (
+        {"data": {"tagret": "y"}},
+        "spec.data.tagret: must be a known field; did you mean `target`?",
+    ),
+    "a wrong type": ({"training": {"testSize": "a fifth"}}, "spec.training.testSize: must be a valid number"),
+    "a field that is none": ({"moddel": {}}, "spec.moddel: must be a known field; did you mean `model`?"),
+}
+
+
+@pytest.mark.parametrize(("replaced", "message"), SPEC_MISTAKES.values(), ids=SPEC_MISTAKES.keys())
+def test_a_mistake_in_the_file_is_one_message(m3, job_file, replaced: dict, message: str) -> None:
+    ended = m3("run", "-f", job_file(**replaced))
+    assert (ended.code, message in ended.err) == (2, True), ended.err
+
+
+def test_a_value_that_the_model_refuses_ends_the_run_as_failed(m3, job_file, clean: Path) -> None:
+    ended = m3("run", "-f", job_file(model={"hyperparameters": {"max_depth": -1}}))
+    assert ended.code == 6
+    assert "RandomForestClassifier must be able to learn from the data: The 'max_depth' parameter" in ended.err
+    tracked = client(clean / "m3")
+    (run,) = tracked.search_runs([tracked.get_experiment_by_name("fraud_detection").experiment_id])
+    assert run.info.status == "FAILED"
+    assert "max_depth" in run.data.tags["m3.error"]
+    assert registered(clean / "m3") == []
+
+
+def registered(home: Path) -> list[str]:
+    if not (home / "mlflow.db").exists():
+        return []
+    return [model.name for model in client(home).search_registered_models()]
+
+
+def test_an_mlflow_that_is_down_is_named_before_anything_is_trained(m3, job_file, monkeypatch) -> None:
+    monkeypatch.setattr("m3_trainer.tracking.PROBE_PAUSE_SECONDS", 0.01)
+    uri = f"http://127.0.0.1:{unused_port()}"
+    ended = m3("run", "-f", job_file(), "--tracking-uri", uri)
+    assert ended.code == 4
+    assert f"error: MLflow at {uri} must answer: " in ended.err
+    assert "Is it running, and MLFLOW_TRACKING_URI right?" in ended.err
+    assert "fit " not in ended.err
+
+
+def test_with_mlflow_down_a_mistake_of_the_user_is_what_is_reported(m3, job_file, monkeypatch) -> None:
+    monkeypatch.setattr("m3_trainer.tracking.PROBE_PAUSE_SECONDS", 0.01)
+    ended = m3("run", "-f", job_file(data={"target": "FRAUD"}), "--tracking-uri", f"http://127.0.0.1:{unused_port()}")
+    assert ended.code == 3
+    assert "column `FRAUD` must be in the data; did you mean `TX_FRAUD`?" in ended.err
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server with its own host check."""
+    folder, port = tmp_path_factory.mktemp("mlflow"), unused_port()
+    command = [M3[0], "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    hosts = ["--allowed-hosts", f"127.0.0.1:{port}"]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([*command, *stores, *hosts], env=environment, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: answers(port), 90, lambda: (folder / "log").read_text())
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def job_environment(server: str, workload: dict, attempt: str = "1") -> dict[str, str]:
+    return {
+        "M3_WORKLOAD": json.dumps(workload), "M3_JOB_NAME": "fraud-rf", "M3_JOB_NAMESPACE": "default",
+        "M3_JOB_UID": "0f3c", "M3_ATTEMPT": attempt, "M3_OPERATOR_ID": "m3-system/m3", "MLFLOW_TRACKING_URI": server,
+    }  # fmt: skip
+
+
+WORKLOAD = {
+    "data": {"uri": "sample://transactions?rows=20000", "target": "TX_FRAUD", "timeColumn": "TX_DATETIME"},
+    "model": {"hyperparameters": {"n_estimators": 5, "max_depth": 5}},
+}
+
+
+def test_a_job_that_is_submitted_again_makes_no_second_run_or_version(m3_process, server: str) -> None:
+    ended: list[Ended] = [m3_process("job", **job_environment(server, WORKLOAD)) for _ in range(2)]
+    assert [one.code for one in ended] == [0, 0], ended[0].err + ended[1].err
+    first, second = (json.loads(one.out.splitlines()[-1]) for one in ended)
+    assert (first["run"]["runId"], first["model"]) == (second["run"]["runId"], second["model"])
+    run = mlflow.MlflowClient(server).get_run(first["run"]["runId"])
+    expected = {
+        "m3.job.uid": "0f3c", "m3.job.attempt": "1", "m3.job.name": "fraud-rf", "m3.job.namespace": "default",
+        "m3.operator": "m3-system/m3", "m3.model.name": "fraud_detector", "m3.model.version": "1",
+    }  # fmt: skip
+    assert run.data.tags.items() >= expected.items()
+    assert run.info.status == "FINISHED"
+
+
+def test_a_failing_job_ends_with_one_line_for_the_operator(m3_process, server: str) -> None:
+    workload = WORKLOAD | {"data": WORKLOAD["data"] | {"uri": "none.csv"}}
+    ended = m3_process("job", **job_environment(server, workload, attempt="2"))
+    assert ended.code == 3
+    last = ended.out.splitlines()[-1]
+    assert last.startswith("M3_ERROR ")
+    error = json.loads(last.removeprefix("M3_ERROR "))
+    assert (error["reason"], error["type"], error["retriable"]) == ("InvalidData", "DataError", False)
+    assert error["message"].startswith("data.uri: the file none.csv must exist where the job runs")
+
+
+def test_a_job_without_a_workload_says_so(m3_process, server: str) -> None:
+    ended = m3_process("job", MLFLOW_TRACKING_URI=server)
+    assert ended.code == 2
+    assert json.loads(ended.out.splitlines()[-1].removeprefix("M3_ERROR "))["reason"] == "InvalidSpec"
+
+
+def test_a_server_that_refuses_the_host_name_is_told_apart_from_one_that_is_down(m3, job_file, server: str) -> None:
+    uri = server.replace("127.0.0.1", "localhost")
+    ended = m3("run", "-f", job_file(), "--tracking-uri", uri)
+    assert ended.code == 4
+    host = uri.removeprefix("http://")
+    assert f"MLflow at {uri} must accept the host name {host}: start it with --allowed-hosts {host}" in ended.err
+
+
+def test_sigterm_ends_the_run_as_killed(server: str) -> None:
+    slow = WORKLOAD | {
+        "data": WORKLOAD["data"] | {"uri": "sample://transactions?rows=400000"},
+        "model": {"hyperparameters": {"n_estimators": 5000}},
+    }
+    environment = os.environ | job_environment(server, slow, attempt="3")
+    process = subprocess.Popen([*M3, "job"], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        tracked = mlflow.MlflowClient(server)
+        wait_until(lambda: phase(tracked, "3") == "training", 90)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 130
+        assert run_of(tracked, "3").info.status == "KILLED"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def run_of(tracked: mlflow.MlflowClient, attempt: str):
+    experiment = tracked.get_experiment_by_name("fraud_detection")
+    runs = tracked.search_runs([experiment.experiment_id], f"tags.`m3.job.attempt` = '{attempt}'") if experiment else []
+    return runs[0] if runs else None
+
+
+def phase(tracked: mlflow.MlflowClient, attempt: str) -> str | None:
+    run = run_of(tracked, attempt)
+    return run.data.tags.get("m3.phase") if run else None
+
+
+@contextmanager
+def small_disk(megabytes: int, command: list[str], folder: Path) -> Iterator[subprocess.CompletedProcess[str]]:
+    """Run a command with `folder` on a disk of that size, in a mount namespace of its own: no rights on this machine needed."""
+    mount = f'mount -t tmpfs -o size={megabytes}m tmpfs {folder} && exec "$@"'
+    namespace = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else [])]
+    yield subprocess.run(
+        [*namespace, "sh", "-c", mount, "sh", *command], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("megabytes", [1, 2])
+def test_a_full_disk_is_named(clean: Path, job_file, megabytes: int) -> None:
+    home = clean / "full"
+    home.mkdir()
+    path = job_file(model={"hyperparameters": {"n_estimators": 100}})
+    with small_disk(megabytes, [*M3, "run", "-f", path, "--home", str(home)], home) as ended:
+        assert ended.returncode == 5, ended.stderr
+        assert f"error: the disk of {home} must have free space; it has none left" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_model_that_is_not_there_is_named(m3, job_file) -> None:
+    m3("run", "-f", job_file())
+    ended = m3("predict", "models:/none/1", "--features", "[1]")
+    assert ended.code == 2
+    assert "models:/none/1 must be registered" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ("[1, 2]", "features: must be 7 numbers (TX_AMOUNT, "),
+        ('{"TX_AMOUNT": 1}', "features: `TX_DURING_WEEKEND` must be given; the model needs TX_AMOUNT"),
+        ("many", "--features: must be JSON"),
+        ('["a", 1, 1, 1, 1, 1, 1]', "features: every value must be a number"),
+    ],
+)
+def test_a_row_that_is_no_row_of_the_model_is_refused(m3, job_file, features: str, message: str) -> None:
+    m3("run", "-f", job_file())
+    ended = m3("predict", "models:/fraud_detector/1", "--features", features)
+    assert message in ended.err
+    assert ended.code in (2, 3)
+
+
+def test_two_jobs_at_once_share_one_experiment_and_take_two_versions(m3_process, server: str) -> None:
+    ended: list[Ended] = []
+    workload = WORKLOAD | {"tracking": {"experimentName": "together"}, "registry": {"modelName": "together"}}
+    threads = [
+        threading.Thread(
+            target=lambda uid=uid: ended.append(m3_process("job", **job_environment(server, workload, uid)))
+        )
+        for uid in ("11", "12")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.code for one in ended] == [0, 0], ended
+    versions = {json.loads(one.out.splitlines()[-1])["model"]["version"] for one in ended}
+    assert versions == {"1", "2"}

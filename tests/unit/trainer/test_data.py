@@ -1,0 +1,212 @@
+"""Generated transactions, windows, digests, and what a frame must be."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from m3_trainer import features
+from m3_trainer.config import Data, Workload
+from m3_trainer.data import frame as frames
+from m3_trainer.data import sample, sources
+from m3_trainer.data.windows import trailing
+from m3_trainer.errors import DataError, InvalidSpec
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_seed_others() -> None:
+    one, same, other = sample.transactions(2_000, 7), sample.transactions(2_000, 7), sample.transactions(2_000, 8)
+    assert sources.frame_digest(one) == sources.frame_digest(same) != sources.frame_digest(other)
+
+
+@pytest.mark.parametrize("rows", [100, 5_000, 200_000])
+def test_generated_rows_are_in_time_order_and_hold_both_classes(rows: int) -> None:
+    frame = sample.transactions(rows)
+    assert len(frame) == rows
+    assert frame["TX_DATETIME"].is_monotonic_increasing
+    assert 0.001 < frame[sample.TARGET].mean() < 0.1
+
+
+def test_every_amount_over_the_limit_is_fraud() -> None:
+    frame = sample.transactions(100_000)
+    assert (frame.loc[frame["TX_AMOUNT"] > sample.AMOUNT_LIMIT, sample.TARGET] == 1).all()
+    assert (frame["TX_AMOUNT"] > sample.AMOUNT_LIMIT).any()
+
+
+def test_the_pattern_of_a_fraud_is_not_among_the_columns() -> None:
+    assert "TX_FRAUD_SCENARIO" not in sample.transactions(100)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rows": 5}, "rows must be between 100 and"),
+        ({"seed": -1}, "seed must be between 0 and"),
+        ({"days": 0}, "days must be between 1 and 3650"),
+    ],
+)
+def test_a_sample_that_cannot_be_made_is_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(InvalidSpec, match=message):
+        sample.transactions(**({"rows": 1000} | options))
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("sample://cards", "a sample must be `sample://transactions`, is sample://cards"),
+        ("sample://transactions?row=5", "option `row` of a sample must be one of rows, seed, days"),
+        ("sample://transactions?rows=many", "option `rows` of a sample must be a whole number, is 'many'"),
+    ],
+)
+def test_a_sample_uri_that_says_something_else_is_refused(uri: str, message: str) -> None:
+    with pytest.raises(InvalidSpec) as raised:
+        sources.sample_options(uri)
+    assert message in str(raised.value)
+
+
+def naive(
+    key: np.ndarray, second: np.ndarray, value: np.ndarray, days: int, delay: int
+) -> tuple[list[int], list[float]]:
+    counts, sums = [], []
+    for row in range(len(key)):
+        end = second[row] - delay * 86_400
+        inside = [
+            other
+            for other in range(len(key))
+            if key[other] == key[row] and end - days * 86_400 < second[other] <= end and (delay or other <= row)
+        ]
+        counts.append(len(inside))
+        sums.append(float(value[inside].sum()))
+    return counts, sums
+
+
+@pytest.mark.parametrize(("days", "delay"), [(1, 0), (7, 0), (3, 2), (1, 30)])
+@pytest.mark.parametrize("seed", range(5))
+def test_windows_equal_a_loop_over_all_pairs(days: int, delay: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    key, value = rng.integers(0, 6, 200), rng.random(200)
+    second = np.sort(rng.integers(0, 12 * 86_400, 200) // 3_600 * 3_600)  # whole hours: many ties
+    counts, sums = trailing(key, second, value, days, delay)
+    expected_counts, expected_sums = naive(key, second, value, days, delay)
+    assert counts.tolist() == expected_counts
+    assert sums == pytest.approx(expected_sums, abs=1e-9)
+
+
+def test_a_window_over_no_rows_is_empty() -> None:
+    nothing = np.array([], dtype=np.int64)
+    counts, sums = trailing(nothing, nothing, nothing.astype(float), 7)
+    assert (len(counts), len(sums)) == (0, 0)
+
+
+def test_the_digest_of_a_file_is_over_its_name_and_content(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("a,y\n1,0\n2,1\n")
+    line = f"rows.csv {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+    read = sources.read(Data(uri=str(path), target="y"), lambda _: True)
+    assert read.digest == f"sha256:{hashlib.sha256(line.encode()).hexdigest()}"
+
+
+def test_other_data_than_expected_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("a,y\n1,0\n2,1\n")
+    with pytest.raises(DataError, match="the data must have the digest sha256:0000"):
+        sources.read(Data(uri=str(path), target="y", expected_digest=f"sha256:{'0' * 64}"), lambda _: True)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "rows.parquet", "rows.tsv"])
+def test_csv_and_parquet_hold_the_same_rows(tmp_path: Path, name: str) -> None:
+    frame = pd.DataFrame({"a": [1.5, 2.5], "unused": [0, 0], "y": [0, 1]})
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if name.endswith("tsv") else ",")
+    read = sources.read(Data(uri=str(path), target="y"), lambda column: column != "unused")
+    pd.testing.assert_frame_equal(read.frame, frame[["a", "y"]])
+
+
+def test_sql_is_read_in_a_total_order(tmp_path: Path) -> None:
+    import sqlalchemy
+
+    uri = f"sqlite:///{tmp_path / 'rows.db'}"
+    frame = pd.DataFrame({"a": [3.0, 1.0, 2.0], "y": [1, 0, 0]})
+    with sqlalchemy.create_engine(uri).begin() as connection:
+        frame.to_sql("rows", connection, index=False)
+    reads = [
+        sources.read(Data(uri=uri, target="y", query=f"select * from rows order by a {order}"), lambda _: True)
+        for order in ("asc", "desc")
+    ]
+    assert reads[0].frame["a"].tolist() == [1.0, 2.0, 3.0]
+    assert reads[0].digest == reads[1].digest
+
+
+TARGETS = {
+    "a missing value": ([0, None, 1], "`y` must have a value in every row; 1 of 3 rows have none, the first is row 2"),
+    "one class": ([0, 0, 0], "`y` must have both classes, 0 and 1; every row has 0"),
+    "three classes": ([0, 1, 2], "`y` must be 0 or 1 in every row, has 0, 1, 2"),
+    "text": (["no", "yes", "no"], "`y` must be 0 or 1 in every row, has 'no', 'yes'"),
+}
+
+
+@pytest.mark.parametrize(("values", "message"), TARGETS.values(), ids=TARGETS.keys())
+def test_a_target_that_is_no_binary_column_is_refused(values: list, message: str) -> None:
+    with pytest.raises(DataError) as raised:
+        frames.target_of(Data(uri="x", target="y"), pd.DataFrame({"y": values}))
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1, 2], "`t` must hold dates and times, holds numbers"),
+        (["2026-01-01", "soon"], "`t` must hold dates and times"),
+        (["2026-01-01", None], "`t` must have a value in every row"),
+    ],
+)
+def test_a_time_column_without_times_is_refused(values: list, message: str) -> None:
+    with pytest.raises(DataError) as raised:
+        frames.time_of(Data(uri="x", target="y", time_column="t"), pd.DataFrame({"t": values}))
+    assert message in str(raised.value)
+
+
+def workload(**parts: dict) -> Workload:
+    return Workload.parse({"data": {"uri": "x", "target": "y"}, **parts})
+
+
+def test_a_column_that_is_not_there_is_named_with_its_nearest() -> None:
+    with pytest.raises(DataError, match=r"data.target: column `y` must be in the data; did you mean `yy`\?"):
+        frames.check_columns(workload(), ["amount", "yy"])
+    with pytest.raises(
+        DataError, match=r"features.include: column `amuont` must be in the data; did you mean `amount`\?"
+    ):
+        frames.check_columns(workload(features={"include": ["amuont"]}), ["amount", "y"])
+
+
+def test_features_are_the_numeric_columns_that_nothing_else_names() -> None:
+    frame = pd.DataFrame({"a": [1.0], "b": [True], "word": ["x"], "gone": [1], "y": [0]})
+    assert features.choose(workload(features={"exclude": ["gone"]}), frame) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("include", "message"),
+    [
+        (["y"], "the target `y` must not be a feature"),
+        (["word"], "`word` must be numeric, holds"),
+        ([], "must name at least one column"),
+    ],
+)
+def test_features_that_cannot_be_are_refused(include: list[str], message: str) -> None:
+    with pytest.raises(DataError) as raised:
+        features.choose(workload(features={"include": include}), pd.DataFrame({"word": ["x"], "y": [0]}))
+    assert message in str(raised.value)
+
+
+def test_no_feature_left_is_refused() -> None:
+    with pytest.raises(DataError, match="at least one numeric column must be left"):
+        features.choose(workload(), pd.DataFrame({"word": ["x"], "y": [0]}))
+
+
+def test_an_infinite_value_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match="`a` must be finite in every row"):
+        features.matrix(pd.DataFrame({"a": [1.0, np.inf]}), ["a"])

@@ -1,0 +1,189 @@
+"""The workload's schema: what is refused, in which words, and what travels to the job."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from m3_trainer import config, files, schema
+from m3_trainer.config import Workload
+from m3_trainer.errors import InvalidSpec
+
+GOOD: dict[str, Any] = {"data": {"uri": "rows.csv", "target": "y"}}
+PERIODS = {"trainStart": "2018-07-25", "trainDays": 7, "delayDays": 7, "testDays": 7}
+ROOT = Path(__file__).parents[3]
+
+
+def faults(document: Any) -> list[str]:
+    with pytest.raises(ValidationError) as raised:
+        Workload.parse(document)
+    return schema.explain(raised.value, Workload, "spec")
+
+
+REFUSED = {
+    "a typo in a field name": (
+        {"data": {"uri": "x", "tagret": "y", "target": "y"}},
+        "spec.data.tagret: must be a known field; did you mean `target`?",
+    ),
+    "a missing field": ({"data": {"uri": "x"}}, "spec.data.target: must be set"),
+    "a wrong type": (
+        GOOD | {"training": {"cvFolds": "five"}},
+        'spec.training.cvFolds: must be a valid integer, is "five"',
+    ),
+    "a number as text": (
+        GOOD | {"training": {"testSize": "0.2"}},
+        'spec.training.testSize: must be a valid number, is "0.2"',
+    ),
+    "a number out of bounds": (
+        GOOD | {"training": {"testSize": 2}},
+        "spec.training.testSize: must be less than 1, is 2",
+    ),
+    "an unknown model type": (
+        GOOD | {"model": {"type": "random_florest"}},
+        "spec.model: `type` must be one of random_forest, decision_tree, logistic_regression, hist_gradient_boosting, "
+        "xgboost, lightgbm, or a class of your own as `package.module:Class`",
+    ),
+    "an unknown hyperparameter": (
+        GOOD | {"model": {"hyperparameters": {"n_estimatrs": 10}}},
+        "spec.model: hyperparameter `n_estimatrs` must be one that random_forest has; did you mean `n_estimators`?",
+    ),
+    "a hyperparameter of the wrong type": (
+        GOOD | {"model": {"hyperparameters": {"n_estimators": "many"}}},
+        'spec.model: hyperparameter `n_estimators` must be a whole number, is "many"',
+    ),
+    "a null that kubectl would drop": (
+        GOOD | {"model": {"hyperparameters": {"max_features": None}}},
+        "spec.model: hyperparameter `max_features` must be a number or a text, is null",
+    ),
+    "an unknown scheme": (
+        {"data": {"uri": "ftp://host/x.csv", "target": "y"}},
+        "spec.data.uri: scheme `ftp` must be one of file, s3, gs, http, https, sample, postgresql, mysql, mssql, oracle, "
+        "sqlite, or the value a path",
+    ),
+    "a query without a SQL URL": (
+        {"data": {"uri": "x.csv", "target": "y", "query": "select 1"}},
+        "spec.data: `query` must be set only with a SQL URL in `uri` (postgresql, mysql, mssql, oracle, sqlite)",
+    ),
+    "two ways of splitting": (
+        {"data": GOOD["data"] | {"timeColumn": "t"}, "training": {"testSize": 0.2, "split": PERIODS}},
+        "spec.training: at most one of `testSize`, `split` must be set",
+    ),
+    "periods without a time column": (
+        GOOD | {"training": {"split": PERIODS}},
+        "spec: `data.timeColumn` must be set where `training.split` is",
+    ),
+    "precision per card without a card": (
+        GOOD | {"evaluation": {"metrics": ["card_precision_at_k"]}},
+        "spec: `data.timeColumn` and `data.customerColumn` must be set for metric `card_precision_at_k`",
+    ),
+    "a digest that is none": (
+        {"data": GOOD["data"] | {"expectedDigest": "md5:1"}},
+        'spec.data.expectedDigest: must match `^sha256:[0-9a-f]{64}$`, is "md5:1"',
+    ),
+    "a workload that is too large": (
+        {"data": GOOD["data"], "features": {"include": [f"{'c' * 200}{index}" for index in range(400)]}},
+        "spec: the workload must be at most 65536 bytes as JSON, is",
+    ),
+    "a list in place of the spec": ([], "spec: must be an object, is []"),
+}
+
+
+@pytest.mark.parametrize(("document", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_mistake_is_refused_with_what_must_be_true(document: Any, message: str) -> None:
+    assert any(fault.startswith(message) for fault in faults(document)), faults(document)
+
+
+def test_snake_case_is_refused_in_a_job_because_the_api_server_refuses_it() -> None:
+    assert faults(GOOD | {"model": {"random_state": 1}}) == [
+        "spec.model.random_state: must be a known field; did you mean `randomState`?"
+    ]
+
+
+def test_what_the_job_receives_is_the_same_workload() -> None:
+    document = GOOD | {"model": {"hyperparameters": {"max_depth": None, "n_estimators": 5}}, "training": {"cvFolds": 3}}
+    workload = Workload.parse(document)
+    assert Workload.parse(json.loads(workload.to_json())) == workload
+    assert json.loads(workload.to_json())["model"]["hyperparameters"] == {"max_depth": None, "n_estimators": 5}
+
+
+def test_the_digest_depends_on_meaning_and_not_on_the_order_of_keys() -> None:
+    one, other = Workload.parse(GOOD), Workload.parse({"data": {"target": "y", "uri": "rows.csv"}})
+    assert one.digest() == other.digest() != Workload.parse(GOOD | {"model": {"randomState": 1}}).digest()
+
+
+def test_a_date_may_be_written_without_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    sample = (ROOT / "manifests/samples/handbook-random-forest.yaml").read_text()
+    path.write_text(sample)
+    assert "trainStart: 2018-07-25" in sample
+    split = files.read_job(str(path)).workload.training.split
+    assert split is not None
+    assert split.train_start.isoformat() == "2018-07-25"
+
+
+def test_every_field_is_described() -> None:
+    for model in (config.Data, config.Features, config.ModelSpec, config.Split, config.Training, config.Evaluation,
+                  config.Tracking, config.Registry, config.Workload, config.SecretRef):  # fmt: skip
+        missing = [name for name, field in model.model_fields.items() if not field.description]
+        assert not missing, (model, missing)
+
+
+def test_rules_stand_in_the_json_schema_for_the_api_server() -> None:
+    rules = Workload.model_json_schema()["x-kubernetes-validations"]
+    assert [rule["message"] for rule in rules] == [rule.message for rule in Workload.rules]
+
+
+BAD_FILES = {
+    "an empty file": ("", "must be a YAML mapping, is empty"),
+    "no YAML": ("a: [", "must be one YAML document"),
+    "a key that stands twice": ("a: 1\na: 2\n", "the key `a` must stand once"),
+    "two documents": ("a: 1\n---\nb: 2\n", "must be one YAML document"),
+    "a list": ("- 1\n", "must be a YAML mapping, is list"),
+    "another kind": ("apiVersion: m3.dev/v1alpha1\nkind: Pod\n", "kind: must be TrainingJob, is Pod"),
+    "another version": ("apiVersion: v1\nkind: TrainingJob\n", "apiVersion: must be m3.dev/v1alpha1, is v1"),
+    "no name": (
+        "apiVersion: m3.dev/v1alpha1\nkind: TrainingJob\nspec: {}\n",
+        "metadata.name: must start with a letter",
+    ),
+    "no spec": (
+        "apiVersion: m3.dev/v1alpha1\nkind: TrainingJob\nmetadata: {name: a}\n",
+        "spec: must be set",
+    ),
+    "a field beside the spec": (
+        "apiVersion: m3.dev/v1alpha1\nkind: TrainingJob\nmetadata: {name: a}\nspec: {}\nsepc: {}\n",
+        "sepc: must be a known field; known here: apiVersion, kind, metadata, spec",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_a_file_that_is_no_job_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidSpec, match=r".+") as raised:
+        files.read_job(str(path))
+    assert message in str(raised.value)
+
+
+def test_a_file_that_is_not_there_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSpec, match="the file must exist; looked from"):
+        files.read_job(str(tmp_path / "none.yaml"))
+
+
+def test_the_classic_config_file_means_the_same_as_ours() -> None:
+    classic = {
+        "model": {"type": "random_forest", "random_state": 42},
+        "hyperparameters": {"n_estimators": 100, "max_depth": 10, "min_samples_split": 2, "min_samples_leaf": 1},
+        "training": {"test_size": 0.2, "cv_folds": 5},
+        "tuning": {"n_trials": 20, "timeout": 3600},
+    }
+    assert files.classic(classic) == {
+        "model": {
+            "type": "random_forest",
+            "randomState": 42,
+            "hyperparameters": {"n_estimators": 100, "max_depth": 10, "min_samples_split": 2, "min_samples_leaf": 1},
+        },
+        "training": {"testSize": 0.2, "cvFolds": 5},
+    }
