@@ -47,7 +47,7 @@ class Job:
 
 def read_job(path: str) -> Job:
     """The TrainingJob in a file (`-`: standard input). Raises `InvalidSpec` with every fault, a line each."""
-    document = _mapping(path)
+    document = read_document(path)
     faults = _envelope(document)
     if faults:
         raise InvalidSpec(f"{path}: " + "\n".join(faults))
@@ -57,7 +57,7 @@ def read_job(path: str) -> Job:
 
 def read_config(path: str) -> dict[str, Any]:
     """A workload file for `m3 train --config`: the workload part of a TrainingJob, or the classic file in snake_case."""
-    return classic(_mapping(path))
+    return classic(read_document(path))
 
 
 def parse_workload(document: dict[str, Any], at: str = "", source: str = "") -> config.Workload:
@@ -87,7 +87,8 @@ def _camel(value: Any, key: str) -> Any:
     return {to_camel(str(name)): _camel(inner, str(name)) for name, inner in value.items()}
 
 
-def _mapping(path: str) -> dict[str, Any]:
+def read_document(path: str) -> dict[str, Any]:
+    """The one YAML mapping in a file (`-`: standard input). Raises `InvalidSpec`."""
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:

@@ -1,6 +1,7 @@
 """Generated transactions, windows, digests, and what a frame must be."""
 
 import hashlib
+import time
 from pathlib import Path
 
 import numpy as np
@@ -210,3 +211,10 @@ def test_no_feature_left_is_refused() -> None:
 def test_an_infinite_value_is_refused_by_name() -> None:
     with pytest.raises(DataError, match="`a` must be finite in every row"):
         features.matrix(pd.DataFrame({"a": [1.0, np.inf]}), ["a"])
+
+
+def test_rows_are_generated_at_half_a_million_a_second() -> None:
+    sample.transactions(1_000)  # numpy's first use
+    start = time.process_time()  # of this process: what else the machine does must not matter
+    sample.transactions(500_000)
+    assert time.process_time() - start < 1.0
