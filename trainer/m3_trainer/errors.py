@@ -4,7 +4,8 @@
     ├── UserError                never retried: the same file fails again
     │   ├── InvalidSpec          exit 2   the file says something that cannot be
     │   ├── DataError            exit 3   the data is not what the file says it is
-    │   └── TrainingFailed       exit 6   the model refused to learn from it
+    │   ├── TrainingFailed       exit 6   the model refused to learn from it
+    │   └── UserCodeFailed       exit 8   a class of the user's own raised
     └── EnvironmentFault         retried in the cluster, with back-off
         ├── TrackingUnavailable  exit 4   MLflow does not answer, or refuses
         ├── StorageFull          exit 5   no space left where it writes
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import errno
 import json
+import traceback
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -31,8 +33,13 @@ class M3Error(Exception):
 
     def report(self) -> str:
         """The last line of a failing job: Ray puts it into the RayJob's message, so the reason is known with MLflow down."""
-        body = {"reason": self.reason, "type": type(self).__name__, "message": str(self), "retriable": self.retriable}
+        body = {"reason": self.reason, "type": self.kind, "message": str(self), "retriable": self.retriable}
         return "M3_ERROR " + json.dumps(body)
+
+    @property
+    def kind(self) -> str:
+        """The class of the error as the user knows it."""
+        return type(self).__name__
 
 
 class UserError(M3Error):
@@ -57,6 +64,23 @@ class TrainingFailed(UserError):
     """The model refused to learn from the data."""
 
     exit_code = 6
+
+
+class UserCodeFailed(UserError):
+    """A class of the user's own raised: what, and where in the user's file."""
+
+    reason = "UserCodeFailed"
+    exit_code = 8
+
+    def __init__(self, raised: Exception) -> None:
+        frames = traceback.extract_tb(raised.__traceback__)
+        where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        super().__init__(f"{raised}{where}")
+        self._kind = type(raised).__name__
+
+    @property
+    def kind(self) -> str:
+        return self._kind
 
 
 class EnvironmentFault(M3Error):

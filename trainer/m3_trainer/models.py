@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from m3_trainer.config import ModelSpec
-from m3_trainer.errors import InvalidSpec, TrainingFailed
+from m3_trainer.errors import InvalidSpec, TrainingFailed, UserCodeFailed
 
 CLASSES = {
     "random_forest": "sklearn.ensemble:RandomForestClassifier",
@@ -37,6 +37,7 @@ TRUSTED_TYPES = (
 """Types that a stored model may hold beside those that skops trusts by itself. The list is ours, never the model's: MLflow
 takes the trusted types from the model's own `MLmodel` file, which whoever stored it wrote."""
 
+LIBRARIES = ("sklearn.", "xgboost.", "lightgbm.")
 CHUNK_ROWS = 8_192
 
 
@@ -90,10 +91,14 @@ def _scaled(estimator: Any) -> Any:
 
 
 def fit(estimator: Any, features: pd.DataFrame, target: pd.Series) -> Any:
-    """Fit in this process. Raises `TrainingFailed` with the library's own words."""
+    """Fit in this process. Raises `TrainingFailed` with the library's own words, `UserCodeFailed` with the user's."""
     try:
         return estimator.fit(features, target)
-    except (ValueError, TypeError) as error:
+    except Exception as error:
+        if not type(estimator).__module__.startswith(LIBRARIES):
+            raise UserCodeFailed(error) from error
+        if not isinstance(error, (ValueError, TypeError)):
+            raise
         raise TrainingFailed(f"{type(estimator).__name__} must be able to learn from the data: {error}") from error
 
 

@@ -110,9 +110,11 @@ def explained(tracker: Tracker) -> Iterator[None]:
 
     try:
         yield
-    except (mlflow.exceptions.MlflowException, requests.RequestException, OSError) as error:
+    except (mlflow.exceptions.MlflowException, OSError) as error:  # requests' errors are OSErrors
         if is_disk_full(error):
             raise StorageFull(f"{_place(tracker)} must have free space; it has none left") from error
+        if not isinstance(error, (mlflow.exceptions.MlflowException, requests.RequestException)):
+            raise
         raise TrackingUnavailable(f"MLflow at {tracker.uri} must store the run: {_first_line(error)}") from error
 
 

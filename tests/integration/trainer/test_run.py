@@ -419,3 +419,33 @@ def test_two_jobs_at_once_share_one_experiment_and_take_two_versions(m3_process,
     assert [one.code for one in ended] == [0, 0], ended
     versions = {json.loads(one.out.splitlines()[-1])["model"]["version"] for one in ended}
     assert versions == {"1", "2"}
+
+
+def test_a_folder_that_may_not_be_written_to_is_named(m3, job_file, clean: Path) -> None:
+    (clean / "file").write_text("in the way")
+    ended = m3("run", "-f", job_file(), "--home", "/proc/m3")
+    assert "Traceback" not in ended.err
+    assert (ended.code, "/proc/m3: must be writable" in ended.err) == (2, True), ended.err
+
+
+USER_CLASS = """
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+class Model(ClassifierMixin, BaseEstimator):
+    def fit(self, features, target):
+        raise KeyError("no such table")
+
+    def predict_proba(self, features):
+        return features
+"""
+
+
+def test_an_error_in_a_class_of_the_users_own_is_told_with_its_file_and_line(
+    m3_process, server: str, clean: Path
+) -> None:
+    (clean / "mine.py").write_text(USER_CLASS)
+    workload = WORKLOAD | {"model": {"type": "mine:Model"}}
+    ended = m3_process("job", PYTHONPATH=str(clean), **job_environment(server, workload, "21"))
+    error = json.loads(ended.out.splitlines()[-1].removeprefix("M3_ERROR "))
+    assert (ended.code, error["reason"], error["type"]) == (8, "UserCodeFailed", "KeyError"), ended.err
+    assert error["message"] == f"'no such table' ({clean / 'mine.py'}, line 6)"

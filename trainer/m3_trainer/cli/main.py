@@ -22,7 +22,7 @@ log = logging.getLogger("m3_trainer")
 
 EXIT_CODES = """
 Exit codes: 0 done, 1 a fault of m3 itself, 2 the file or the flags, 3 the data, 4 MLflow does not answer, 5 no space left,
-6 the model refused the data, 7 the data's store does not answer, 130 stopped.
+6 the model refused the data, 7 the data's store does not answer, 8 your own class raised, 130 stopped.
 """
 
 app = typer.Typer(
