@@ -53,6 +53,10 @@ ENTRYPOINT ["python", "-m", "m3_operator"]
 FROM runtime AS trainer
 LABEL org.opencontainers.image.title=m3-trainer \
       org.opencontainers.image.description="Trains, tunes and serves tabular models; carries Ray and MLflow"
+# LightGBM's wheel, unlike the others, brings no OpenMP runtime of its own.
+USER 0:0
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+USER 1000:1000
 COPY --from=trainer-dependencies /opt/m3 /opt/m3
 COPY --from=code /code /
 CMD ["m3", "--help"]

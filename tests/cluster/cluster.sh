@@ -58,6 +58,7 @@ build_image() { # TARGET
 build_images() {
   build_image operator
   build_image trainer
+  ! own_engine || docker image prune --force >/dev/null # what had these tags before
 }
 
 compressed_mb() { # what a registry would hold, a few per cent more: gzip -1 over the whole image

@@ -29,8 +29,9 @@ start_engine() {
   say "starting a Docker Engine of our own"
   mkdir -p "$ENGINE/bin" "$ENGINE_RUN"
   ln -sf /usr/bin/docker "$ENGINE/bin/docker"
-  rm -f "$ENGINE_RUN/docker.sock" "$ENGINE_RUN/pid" # of a run that was cut off
+  rm -f "$ENGINE_RUN/docker.sock" "$ENGINE_RUN/pid" # of an engine that was killed
   ln -sf "$here/stand-in/runc" "$ENGINE/bin/runc"   # on PATH as well: BuildKit asks no --default-runtime
+  iptables -S FORWARD | grep '^-P' >"$ENGINE_RUN/forward" # Docker sets it to DROP
   PATH=$ENGINE/bin:$PATH setsid dockerd --data-root "$ENGINE/data" --exec-root "$ENGINE_RUN/exec" \
     --pidfile "$ENGINE_RUN/pid" --host "unix://$ENGINE_RUN/docker.sock" \
     --add-runtime m3="$here/stand-in/runc" --default-runtime m3 >"$ENGINE/log" 2>&1 </dev/null &
@@ -49,7 +50,11 @@ stop_engine() { # only the one that we started; its images stay in the cache
   pid=$(cat "$ENGINE_RUN/pid")
   kill "$pid"
   wait_until 30 process_is_gone "$pid" || die "the Docker Engine (process $pid) does not stop"
+  # What dockerd leaves in the kernel: its bridge, its rules, and the mount of a network namespace.
   ip link delete docker0 2>/dev/null || true
+  iptables-save | grep -v -e DOCKER -e docker0 | iptables-restore
+  xargs iptables <"$ENGINE_RUN/forward"
+  umount "$ENGINE_RUN"/exec/netns/* 2>/dev/null || true
   rm -rf "$ENGINE_RUN"
 }
 process_is_gone() { ! kill -0 "$1" 2>/dev/null; }

@@ -18,7 +18,7 @@ locked() {
   local file=$M3_CACHE/lock/$1
   shift
   (
-    command -v flock >/dev/null && flock 9
+    if command -v flock >/dev/null; then flock -n 9 || { say "waiting for another run" && flock 9; }; fi
     "$@" 9>&-
   ) 9>"$file"
 }

@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2034,SC2154
 # Images for a machine that reaches no image registry, made of Debian packages and of the tools that tools.sh builds.
 # Sourced by cluster.sh, which sets `here` and `root`. Keyed by all that goes into them, so that a new pin or a changed file makes new ones.
 NODE_TOOLS="kubeadm kubelet kubectl kube-apiserver kube-controller-manager kube-scheduler kube-proxy etcd coredns
@@ -61,8 +61,16 @@ node_image() { # sets NODE_IMAGE, KIND_CONFIG and KIND: kind's own image where i
   "$here/tools.sh" $STAND_IN_TOOLS
   KIND=$BIN/kind # another version of kind may not get along with our node
   KIND_CONFIG=$here/stand-in/kind.yaml
-  NODE_IMAGE=m3-node:$(cd "$BIN" && for tool in $NODE_TOOLS; do cat ".$tool.key"; done | cat - "$here"/stand-in/* "$here/stand-in.sh" | digest)
+  NODE_IMAGE=m3-node:$(node_key)
   have_image "$NODE_IMAGE" || build_node
+}
+node_key() { # what the tools were built of, the files, and the functions as bash prints them, without comments
+  local tool
+  {
+    for tool in $NODE_TOOLS; do cat "$BIN/.$tool.key"; done
+    cat "$here/stand-in/"[!r]* # all but runc, which is the engine's
+    declare -f debian build_node import_into_node storage_manifest
+  } | digest
 }
 stand_in() { case $NODE_IMAGE in m3-node:*) true ;; *) false ;; esac; }
 
@@ -98,7 +106,8 @@ import_into_node() {
   docker stop -t 10 $builder >/dev/null
   docker commit -c 'ENTRYPOINT ["/usr/local/bin/entrypoint", "/sbin/init"]' $builder "$NODE_IMAGE" >/dev/null
   docker rm $builder >/dev/null
-  docker rmi m3-node:empty "$@" >/dev/null
+  # What went into it, and its predecessors; one that a cluster still runs from stays.
+  docker images --format '{{.Repository}}:{{.Tag}}' m3-node | grep -vxF "$NODE_IMAGE" | xargs docker rmi "$@" >/dev/null 2>&1 || true
 }
 
 # The volume provisioner that kind's own node image has too, from its module. kubernetes.io/host-path, kind's fallback,
