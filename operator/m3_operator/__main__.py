@@ -31,7 +31,7 @@ async def run(settings: Settings) -> None:
     await tracking.open()
     server = await probes.serve(metrics, settings.probe_port)
     try:
-        await _wait_for_crds(cluster, metrics)
+        await _first_look(cluster, controller, metrics)
         await _operate(settings, controller)
     finally:
         await server.cleanup()
@@ -39,11 +39,12 @@ async def run(settings: Settings) -> None:
         await cluster.close()
 
 
-async def _wait_for_crds(cluster: Cluster, metrics: Metrics) -> None:
-    """kopf looks once, at its start, for what there is to watch; and charts may be installed in any order."""
+async def _first_look(cluster: Cluster, controller: Controller, metrics: Metrics) -> None:
+    """Wait for the API server, the CRDs and the rights: charts may be installed in any order, and kopf looks only once."""
     while True:
         try:
             if not (missing := await cluster.lacks()):
+                await controller.start()
                 return
             logger.warning("waits for CustomResourceDefinitions: %s", ", ".join(missing))
         except ClusterError as error:
@@ -53,26 +54,21 @@ async def _wait_for_crds(cluster: Cluster, metrics: Metrics) -> None:
 
 
 async def _operate(settings: Settings, controller: Controller) -> None:
-    registry = kopf.OperatorRegistry()
-    handlers.register(registry, controller)
-    await controller.start()
-    watching = asyncio.ensure_future(
-        kopf.operator(
-            registry=registry,
-            settings=handlers.configured(),
-            clusterwide=settings.clusterwide,
-            namespaces=settings.watch_namespaces,
-        )
-    )
+    """Until SIGTERM, which kopf takes; or until one of the two, kopf and the controller, cannot go on."""
+    registry, over = kopf.OperatorRegistry(), asyncio.Event()
     working = asyncio.ensure_future(controller.run())
-    # kopf ends at SIGTERM, or when it cannot go on; the controller never ends by itself. Either end is both's.
-    await asyncio.wait([watching, working], return_when=asyncio.FIRST_COMPLETED)
-    for task in (watching, working):
-        task.cancel()
-    results = await asyncio.gather(watching, working, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
+    working.add_done_callback(lambda _: over.set())
+    handlers.register(registry, controller, before_end=working.cancel)
+    await kopf.operator(
+        registry=registry,
+        settings=handlers.configured(),
+        clusterwide=settings.clusterwide,
+        namespaces=settings.watch_namespaces,
+        stop_flag=over,
+    )
+    await asyncio.wait([working])
+    if not working.cancelled():
+        working.result()
 
 
 def main() -> int:
@@ -84,7 +80,7 @@ def main() -> int:
     logging.basicConfig(
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
+    logging.getLogger("kopf").setLevel(logging.WARNING)
     asyncio.run(run(settings))
     return 0
 

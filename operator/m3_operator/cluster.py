@@ -23,8 +23,8 @@ from m3_operator.store import number
 
 RAY_GROUP, RAY_VERSION = "ray.io", "v1"
 JOBS, RAYJOBS = "trainingjobs", "rayjobs"
-TIMEOUT = 30.0
-"""Seconds for one request: a line that was cut silently must not hold a worker longer."""
+TIMEOUT = 10.0
+"""Seconds for one request. A line that was cut silently holds a worker, and the resync, no longer than that."""
 
 CONTROLLER = "m3.dev/operator"
 NOT_FOUND, CONFLICT = 404, 409

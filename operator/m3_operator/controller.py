@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 WORKERS = 32
 """Jobs at a time: each mostly waits for the API server."""
+PATIENCE = 10.0
+"""Seconds that the resync waits for MLflow."""
 HEARTBEAT = Key("", "heartbeat")
 """A key of no job: goes through the queue at each resync, and so shows that the queue moves."""
 
@@ -176,11 +178,12 @@ class Controller:
             return
         try:
             experiments = [reading.experiment for reading in started if reading.experiment]
-            self._runs = newest_by_attempt(await self._tracking.runs_since(experiments, min(starts)))
+            async with asyncio.timeout(PATIENCE):
+                self._runs = newest_by_attempt(await self._tracking.runs_since(experiments, min(starts)))
             self._tracking_answers = True
-        except TrackingError as error:
+        except (TrackingError, TimeoutError) as error:
             self._tracking_answers = False
-            logger.warning("%s", error)
+            logger.warning("%s", error or f"MLflow has not answered in {PATIENCE:g} s")
 
     # --- one job ------------------------------------------------------------------------------------------------------
     async def _attend(self, key: Key) -> float | None:

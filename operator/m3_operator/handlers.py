@@ -6,6 +6,7 @@ the object, a write of their own per job, to be able to tell what has changed. W
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import kopf
@@ -16,8 +17,12 @@ from m3_operator.cluster import JOBS, RAY_GROUP, RAY_VERSION, RAYJOBS
 from m3_operator.controller import Controller
 
 
-def register(registry: kopf.OperatorRegistry, controller: Controller) -> None:
-    """Connect `controller` with the events that kopf sees."""
+def register(registry: kopf.OperatorRegistry, controller: Controller, before_end: Callable[[], object]) -> None:
+    """Connect `controller` with the events that kopf sees. kopf waits 5 s at its end for tasks that are not its own."""
+
+    @kopf.on.cleanup(registry=registry)
+    async def end(**_: Any) -> None:
+        before_end()
 
     @kopf.on.event(GROUP, VERSION, JOBS, registry=registry)
     async def trainingjob(event: Any, **_: Any) -> None:
