@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from m3_trainer.errors import M3Error, Stopped, StorageFull, TrackingUnavailable, is_disk_full
+from m3_trainer.errors import InvalidSpec, M3Error, Stopped, StorageFull, TrackingUnavailable, is_disk_full
 from m3_trainer.origin import Origin
 
 if TYPE_CHECKING:
@@ -74,9 +74,18 @@ class Tracker:
         for doubled in ("mlflow.store", "mlflow.tracking"):  # they log with a traceback what they also raise
             logging.getLogger(doubled).setLevel(logging.CRITICAL)
         if self.artifacts:
-            self.artifacts.parent.mkdir(parents=True, exist_ok=True)
+            _make(self.artifacts.parent)
         mlflow.set_tracking_uri(self.uri)
         return mlflow.MlflowClient()
+
+
+def _make(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise InvalidSpec(f"--home: {home} must be a folder that can be written to: {error.strerror}") from error
 
 
 class _Refused(TrackingUnavailable):
