@@ -11,6 +11,8 @@
 #
 # With KUBECONFIG set to a cluster that answers, `up` installs into that one. It can then not load images: push them
 # yourself and set M3_IMAGE_REPOSITORY (registry.example.com/team) and M3_IMAGE_TAG (dev).
+
+# shellcheck disable=SC2329 # functions are called by name, through locked and quietly
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -37,7 +39,6 @@ need() { # TOOL...
 answers() { kubectl --kubeconfig "$1" --request-timeout 5s get --raw /readyz >/dev/null 2>&1; }
 
 choose_cluster() { # sets KUBECONFIG; true where the cluster was there before us
-  need kubectl
   export KUBECONFIG=$OWN_KUBECONFIG
   [ -n "$GIVEN_KUBECONFIG" ] || return 1
   if answers "$GIVEN_KUBECONFIG"; then
@@ -69,14 +70,14 @@ report_sizes() {
   echo "m3-operator:dev $(compressed_mb m3-operator:dev) MB compressed"
   size=$(compressed_mb m3-trainer:dev)
   echo "m3-trainer:dev $size MB compressed"
-  [ "$size" -lt $MAX_COMPRESSED_MB ] || die "the trainer's image must stay under $MAX_COMPRESSED_MB MB compressed"
+  [ "$size" -lt "$MAX_COMPRESSED_MB" ] || die "the trainer's image must stay under $MAX_COMPRESSED_MB MB compressed"
 }
 
 # Not `kind load`: it wants crictl in the node, and it cannot tell a new image from an old one of the same tag. A label on
 # the node's copy remembers which image it was.
 load() { # IMAGE...
   local image node id name
-  for node in $(kind get nodes --name $CLUSTER); do
+  for node in $(kind get nodes --name "$CLUSTER"); do
     for image in "$@"; do
       id=$(image_id "$image")
       name=docker.io/library/$image
@@ -99,10 +100,10 @@ prepare() { # [COMMAND]: all that takes long and needs no cluster. M3's images a
   python_image
   build_images &
   local images=$!
-  need kubectl helm kind
+  need helm kind
   node_image
   ${1:-true}
-  wait $images || die "the images of M3 were not built"
+  wait "$images" || die "the images of M3 were not built"
 }
 images() {
   start_engine
@@ -113,11 +114,11 @@ images() {
 
 create_cluster() {
   local node=$CLUSTER-control-plane
-  if answers "$KUBECONFIG" && [ "$(docker inspect -f '{{.Config.Image}}' $node 2>/dev/null)" = "$NODE_IMAGE" ]; then return; fi
+  if answers "$KUBECONFIG" && [ "$(docker inspect -f '{{.Config.Image}}' "$node" 2>/dev/null)" = "$NODE_IMAGE" ]; then return; fi
   # A run that was cut off leaves its node behind, stopped, and another version of it is of no use.
-  kind delete cluster --name $CLUSTER --kubeconfig "$KUBECONFIG" >/dev/null 2>&1 || true
+  kind delete cluster --name "$CLUSTER" --kubeconfig "$KUBECONFIG" >/dev/null 2>&1 || true
   say "creating the kind cluster $CLUSTER from $NODE_IMAGE"
-  quietly kind "$KIND" create cluster --name $CLUSTER --image "$NODE_IMAGE" --config "$KIND_CONFIG" --kubeconfig "$KUBECONFIG" --wait 120s
+  quietly kind "$KIND" create cluster --name "$CLUSTER" --image "$NODE_IMAGE" --config "$KIND_CONFIG" --kubeconfig "$KUBECONFIG" --wait 120s
   # Two on one node are no safer than one, and the second takes 100m of its CPU.
   kubectl --namespace kube-system scale deployment coredns --replicas 1 >/dev/null
 }
@@ -159,13 +160,13 @@ install_kuberay() { # [IMAGE]
 release() { # NAME OPTION...
   local name=$1
   shift
-  quietly "helm-$name" helm upgrade --install "$name" "$root/charts/$name" --namespace $NAMESPACE \
+  quietly "helm-$name" helm upgrade --install "$name" "$root/charts/$name" --namespace "$NAMESPACE" \
     --values "$here/values/$name.yaml" "$@"
 }
 install_charts() {
   local prefix=${M3_IMAGE_REPOSITORY:+$M3_IMAGE_REPOSITORY/} tag=${M3_IMAGE_TAG:-dev}
   say "installing the charts mlflow and m3 into $NAMESPACE"
-  strict_namespace $NAMESPACE
+  strict_namespace "$NAMESPACE"
   # The annotations restart the pods where the image behind an unchanged tag is another one. MLflow's part of the trainer's
   # image is the lock: a change of our code is no reason to restart the server.
   release mlflow --set "image.repository=${prefix}m3-trainer" --set-string "image.tag=$tag" \
@@ -192,7 +193,7 @@ up() {
     need helm
     kubectl get crd rayjobs.ray.io >/dev/null 2>&1 || install_kuberay
     install_charts
-    wait_until_ready $NAMESPACE
+    wait_until_ready "$NAMESPACE"
   else
     unset M3_IMAGE_REPOSITORY M3_IMAGE_TAG # the images are loaded, under the names that they are built with
     prepare create_cluster
@@ -204,7 +205,7 @@ up() {
     fi
     load m3-operator:dev m3-trainer:dev
     install_charts
-    wait_until_ready kube-system ray-system $NAMESPACE
+    wait_until_ready kube-system ray-system "$NAMESPACE"
   fi
   next_steps
 }
@@ -236,7 +237,7 @@ down() {
   [ -z "$(ls -A "$ENGINE/data/containers" 2>/dev/null)" ] || start_engine
   if find_engine; then
     need kind
-    quietly kind kind delete cluster --name $CLUSTER --kubeconfig "$OWN_KUBECONFIG"
+    quietly kind kind delete cluster --name "$CLUSTER" --kubeconfig "$OWN_KUBECONFIG"
     ! own_engine || docker network rm kind >/dev/null 2>&1 || true
   fi
   stop_engine
@@ -246,8 +247,8 @@ down() {
 down_existing() {
   local mine
   need helm
-  helm uninstall m3 mlflow --namespace $NAMESPACE --ignore-not-found --wait
-  kubectl delete namespace $NAMESPACE minio --ignore-not-found
+  helm uninstall m3 mlflow --namespace "$NAMESPACE" --ignore-not-found --wait
+  kubectl delete namespace "$NAMESPACE" minio --ignore-not-found
   mine=$(kubectl get namespace ray-system --ignore-not-found -o 'jsonpath={.metadata.labels.app\.kubernetes\.io/managed-by}')
   [ "$mine" != m3-cluster ] || kuberay_manifests | kubectl delete --ignore-not-found -f -
   say "removed M3 from the cluster of KUBECONFIG=$KUBECONFIG. Its CRDs stay, with every job in them:"
@@ -265,12 +266,18 @@ minio() {
   wait_until_ready minio
 }
 
-case ${1:-} in
-  up | down) locked cluster "$1" ;;
-  prepare) locked cluster prepare ;;
-  images) locked cluster images ;;
-  minio) locked cluster minio ;;
-  load) shift && find_engine && load "$@" ;;
-  env) environment ;;
-  *) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
-esac
+usage() {
+  sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  exit 2
+}
+main() {
+  need kubectl
+  case ${1:-} in
+    up | down | prepare | images | minio) locked cluster "$1" ;;
+    load) shift && find_engine && load "$@" ;;
+    env) environment ;;
+    *) usage ;;
+  esac
+}
+main "$@"
+exit # bash reads a script as it runs it: nothing after this line matters when the file changes under a long run

@@ -31,7 +31,8 @@ start_engine() {
   ln -sf /usr/bin/docker "$ENGINE/bin/docker"
   rm -f "$ENGINE_RUN/docker.sock" "$ENGINE_RUN/pid" # of an engine that was killed
   ln -sf "$here/stand-in/runc" "$ENGINE/bin/runc"   # on PATH as well: BuildKit asks no --default-runtime
-  iptables -S FORWARD | grep '^-P' >"$ENGINE_RUN/forward" # Docker sets it to DROP
+  # Docker sets it to DROP; where there is a file, an engine of ours that was killed has done so already.
+  [ -f "$ENGINE_RUN/forward" ] || iptables -S FORWARD | grep '^-P' >"$ENGINE_RUN/forward"
   PATH=$ENGINE/bin:$PATH setsid dockerd --data-root "$ENGINE/data" --exec-root "$ENGINE_RUN/exec" \
     --pidfile "$ENGINE_RUN/pid" --host "unix://$ENGINE_RUN/docker.sock" \
     --add-runtime m3="$here/stand-in/runc" --default-runtime m3 >"$ENGINE/log" 2>&1 </dev/null &

@@ -7,6 +7,8 @@
 #
 # Built rather than downloaded: a module is verified by its go.sum, resolves wherever Go modules do, and needs no image
 # registry and no release page. Needs bash and either Go 1.25 or Python 3 (whose package index has Go itself).
+
+# shellcheck disable=SC2329 # functions are called by name, through locked and quietly
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tests/cluster/lib.sh
@@ -83,17 +85,18 @@ key_of() { # what decides whether a binary is current: its pins and how it is bu
 }
 is_current() { [ -x "$BIN/$1" ] && [ "$(cat "$BIN/.$1.key" 2>/dev/null)" = "$2" ]; }
 
+compile() { # FOLDER PACKAGE OS OUTPUT
+  cd "$here/tools/$1" || return
+  # GOFLAGS and GOWORK of the caller could change the pins; -buildvcs=false because the pins are the version.
+  GOFLAGS='' GOWORK=off GOTOOLCHAIN=local GOOS=$3 CGO_ENABLED=0 "$GO" build -mod=readonly -trimpath -buildvcs=false \
+    -ldflags "$(ldflags "$1")" -o "$4" "$2"
+}
 build() { # NAME FOLDER PACKAGE OS KEY; under a lock, so that two callers do not compile the same packages twice
   local name=$1 folder=$2 package=$3 os=$4 key=$5
   is_current "$name" "$key" && return
   find_go
   say "building $name"
-  (
-    cd "$here/tools/$folder"
-    # GOFLAGS and GOWORK of the caller could change the pins; -buildvcs=false because the pins are the version.
-    GOFLAGS='' GOWORK=off GOTOOLCHAIN=local GOOS=$os CGO_ENABLED=0 "$GO" build -mod=readonly -trimpath -buildvcs=false \
-      -ldflags "$(ldflags "$folder")" -o "$BIN/.$name.new" "$package"
-  )
+  quietly "build-$name" compile "$folder" "$package" "$os" "$BIN/.$name.new"
   mv "$BIN/.$name.new" "$BIN/$name"
   echo "$key" >"$BIN/.$name.key"
 }
@@ -118,9 +121,18 @@ module_dir() {
   GOFLAGS=-mod=readonly GOWORK=off GOTOOLCHAIN=local "$GO" list -m -f '{{.Dir}}' "$module"
 }
 
-case ${1:-} in
-  --module-dir) module_dir "$2" ;;
-  --version) version_of "$2" ;;
-  '' | -*) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
-  *) for name in "$@"; do provide "$name"; done ;;
-esac
+usage() {
+  sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  exit 2
+}
+main() {
+  local name
+  case ${1:-} in
+    --module-dir) module_dir "$2" ;;
+    --version) version_of "$2" ;;
+    '' | -*) usage ;;
+    *) for name in "$@"; do provide "$name"; done ;;
+  esac
+}
+main "$@"
+exit # bash reads a script as it runs it: nothing after this line matters when the file changes under a long build
