@@ -179,8 +179,11 @@ def test_any_history_ends_well(make, spec, steps):
         world.reconcile(crash=kind == "crash")
         world.reconcile()
         again = world.reconcile()
-        assert (again.apply, again.delete, again.events) == ((), (), ()), "a pass without news must do nothing"
+        assert (again.apply, again.delete, again.status, again.events) == ((), (), None, ()), (
+            "no news must mean no work"
+        )
         status = world.body["status"]
+        assert "NameConflict" not in {item["reason"] for item in status["conditions"]}, "all RayJobs here are ours"
         numbers = [attempt["number"] for attempt in status.get("attempts", ())]
         assert numbers == sorted(set(numbers))
         assert len(set(world.created)) == len(world.created)
