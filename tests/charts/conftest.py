@@ -1,11 +1,10 @@
 """Charts are rendered by the real helm; tests assert on the objects that would reach the API server."""
 
+import json
 import os
 import shutil
 import subprocess
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,8 @@ class Rendered:
 class Charts:
     helm: Path
     scratch: Path
+    rendered: dict[str, Rendered] = field(default_factory=dict)
+    """What was rendered already: half of the tests look at the same few."""
 
     def template(
         self, chart: str, values: dict[str, Any], release: str, namespace: str, *options: str
@@ -64,9 +65,12 @@ class Charts:
         self, chart: str, values: dict[str, Any] | None = None, release: str = "", namespace: str = "m3-system"
     ) -> Rendered:
         """What `helm install RELEASE charts/CHART` would send; the release is named as the chart by default."""
-        done = self.template(chart, values or {}, release or chart, namespace)
-        assert done.returncode == 0, done.stderr
-        return Rendered([each for each in yaml.safe_load_all(done.stdout) if each])
+        key = json.dumps([chart, values, release, namespace])
+        if key not in self.rendered:
+            done = self.template(chart, values or {}, release or chart, namespace)
+            assert done.returncode == 0, done.stderr
+            self.rendered[key] = Rendered([each for each in yaml.safe_load_all(done.stdout) if each])
+        return self.rendered[key]
 
     def refusal(self, chart: str, values: dict[str, Any]) -> str:
         """What helm says to values that must be refused."""
@@ -95,18 +99,3 @@ def charts(tmp_path_factory: pytest.TempPathFactory) -> Charts:
     return Charts(
         Path(os.environ.get("M3_CACHE") or Path(cache) / "m3") / "bin" / "helm", tmp_path_factory.mktemp("values")
     )
-
-
-@pytest.fixture(scope="session")
-def wait_for() -> Callable[[Callable[[], bool], float], None]:
-    """Ask a predicate until it is true; the event is never set, it is only a clock that a test may not call a sleep."""
-    never = threading.Event()
-
-    def wait(predicate: Callable[[], bool], timeout: float) -> None:
-        for _ in range(int(timeout / 0.1)):
-            if predicate():
-                return
-            never.wait(0.1)
-        pytest.fail(f"not true within {timeout:g} s: {predicate.__name__}")
-
-    return wait

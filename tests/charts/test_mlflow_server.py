@@ -1,7 +1,6 @@
 """The rendered command line, run by the real MLflow: what the chart allows is answered, anything else is refused."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import unused_port, wait_until
 
 VALUES = {
     "ingress": {"enabled": True, "host": "ml.example.org", "tlsSecretName": "cert"},
@@ -40,18 +40,12 @@ class Server:
             return False
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
-def server(charts, wait_for, tmp_path_factory) -> Iterator[Server]:
+def server(charts, tmp_path_factory) -> Iterator[Server]:
     data, rendered, port = (
         tmp_path_factory.mktemp("mlflow"),
         charts.render("mlflow", VALUES, "mlflow", "ml"),
-        free_port(),
+        unused_port(),
     )
     command = [
         each.replace("/mlflow/", f"{data}/").replace("--port=5000", f"--port={port}")
@@ -62,7 +56,7 @@ def server(charts, wait_for, tmp_path_factory) -> Iterator[Server]:
         process = subprocess.Popen(command, cwd=data, env={**os.environ, **rendered.env}, stdout=log, stderr=log)
     try:
         found = Server(port, process.pid, rendered)
-        wait_for(found.ready, 90)
+        wait_until(found.ready, 90, (data / "log").read_text)
         yield found
     finally:
         process.terminate()

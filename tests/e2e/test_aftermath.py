@@ -3,8 +3,8 @@
 import re
 
 import pytest
+from e2e.kube import SYSTEM
 
-SYSTEM = "m3-system"
 pytestmark = pytest.mark.last
 
 FAULT = re.compile(r"Traceback \(most recent call last\)|\b(ERROR|CRITICAL)\b|Task exception was never retrieved")

@@ -3,12 +3,7 @@
 import time
 from contextlib import ExitStack
 
-JOBS = "default"
-
-
-def running(seen) -> bool:
-    conditions = seen.object.get("status", {}).get("conditions", [])
-    return any(each["type"] == "Running" and each["status"] == "True" for each in conditions)
+from e2e.kube import JOBS, Job
 
 
 def test_deleting_a_running_job_takes_everything_with_it_in_30_seconds(cluster, small_job, mlflow_client):
@@ -19,7 +14,7 @@ def test_deleting_a_running_job_takes_everything_with_it_in_30_seconds(cluster, 
         stack.callback(cluster.delete_job, name)
         jobs = stack.enter_context(cluster.watch("trainingjobs", f"--field-selector=metadata.name={name}"))
         cluster.apply(document)
-        job = jobs.first(running, timeout=120).object
+        job = Job(jobs.first(lambda seen: Job(seen.object).has("Running"), timeout=120).object)
         selector = (f"--selector=m3.dev/job={name}", f"--namespace={JOBS}")
         for kind in ("rayjobs", "rayclusters", "pods"):
             assert cluster.get(kind, *selector)["items"] != [], f"no {kind} while it runs: the test would prove nothing"
@@ -29,4 +24,4 @@ def test_deleting_a_running_job_takes_everything_with_it_in_30_seconds(cluster, 
             gone = (f"trainingjob/{name}", f"--namespace={JOBS}") if kind == "trainingjobs" else (kind, *selector)
             cluster.kubectl("wait", "--for=delete", *gone, "--timeout=30s")
         assert time.monotonic() - start <= 30
-    assert mlflow_client.search_model_versions(f"name = '{job['spec']['registry']['modelName']}'") == []
+    assert mlflow_client.search_model_versions(f"name = '{job.object['spec']['registry']['modelName']}'") == []

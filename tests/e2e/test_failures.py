@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-
-JOBS, SYSTEM = "default", "m3-system"
+from e2e.kube import JOBS, SYSTEM
 
 # A file that the door refuses: how it differs from a good one, and what kubectl must say.
 REFUSED = {

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import s3fs
 import yaml
+from e2e.kube import JOBS
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data" / "transactions.parquet"
 SAMPLE = ROOT / "manifests" / "samples" / "handbook-random-forest.yaml"
-JOBS = "default"
 ROWS = {"train_rows": 67_240, "train_positives": 598, "test_rows": 58_264, "test_positives": 385}
 PUBLISHED = {"roc_auc": 0.867, "average_precision": 0.658, "card_precision_at_k": 0.287}
 
