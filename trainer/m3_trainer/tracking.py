@@ -21,6 +21,8 @@ from m3_trainer.origin import Origin
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger(__name__)
+
 # MLflow's own defaults retry for four minutes in silence and write lines of its own to standard output, which scripts read.
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
@@ -181,6 +183,17 @@ class Run:
         )
         self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
+    def report(self, share: float, seconds_left: int | None) -> None:
+        """How far the job is, as tags. A server that is away for a moment must not end a training."""
+        import mlflow.exceptions
+        import requests
+
+        left = {} if seconds_left is None else {"m3.progress.remaining_seconds": str(seconds_left)}
+        try:
+            self.log(tags={"m3.progress.percentage": str(round(share * 100))} | left)
+        except (mlflow.exceptions.MlflowException, requests.RequestException) as error:
+            log.warning("progress was not told to MLflow: %s", _first_line(error))
+
     def end(self, status: str) -> None:
         self.client.set_terminated(self.id, status)
 
@@ -225,7 +238,7 @@ def _end_after(run: Run, error: BaseException) -> None:
             run.log(tags={"m3.error": str(error)[:MAX_PARAM_LENGTH]})
         run.end("FAILED" if isinstance(error, Exception) else "KILLED")
     except (mlflow.exceptions.MlflowException, requests.RequestException, OSError) as fault:
-        logging.getLogger(__name__).warning("the run %s could not be ended: %s", run.id, _first_line(fault))
+        log.warning("the run %s could not be ended: %s", run.id, _first_line(fault))
 
 
 def _experiment(client: MlflowClient, tracker: Tracker, name: str) -> str:

@@ -19,6 +19,7 @@ from m3_trainer.config import Workload
 from m3_trainer.data import frame as frames
 from m3_trainer.data import sources
 from m3_trainer.origin import Origin
+from m3_trainer.progress import Progress
 from m3_trainer.tracking import Run, Tracker
 
 log = logging.getLogger(__name__)
@@ -72,23 +73,25 @@ def train(workload: Workload, tracker: Tracker, origin: Origin | None = None) ->
     clock = Clock()
     with clock.step("find MLflow"):
         unavailable = tracker.probe()
-    with clock.step("read the data"):
-        prepared = prepare(workload)
     if unavailable:
+        prepare(workload)
         raise unavailable
     with clock.step("import MLflow"):
         tracker.client()
     with tracking.open_run(tracker, workload.tracking.experiment_name, origin or Origin()) as run:
-        return _train(workload, prepared, run, clock)
+        return _train(workload, run, clock)
 
 
-def _train(workload: Workload, prepared: Prepared, run: Run, clock: Clock) -> Result:
+def _train(workload: Workload, run: Run, clock: Clock) -> Result:
+    progress = Progress(run.report)
+    with clock.step("read the data"):
+        prepared = prepare(workload)
     lineage = {"dataDigest": prepared.digest, "rows": prepared.rows, "specHash": workload.digest()}
     estimator = models.build(workload.model)
     with clock.step("log what is asked"):
         _log_inputs(workload, prepared, estimator, lineage, run)
     with clock.step("fit"):
-        models.fit(estimator, prepared.train, prepared.train_target)
+        models.fit(estimator, prepared.train, prepared.train_target, progress.part(0.1, 0.9))
     with clock.step("evaluate"):
         metrics = _evaluate(workload, prepared, estimator)
     with clock.step("log what came out"):
@@ -99,6 +102,7 @@ def _train(workload: Workload, prepared: Prepared, run: Run, clock: Clock) -> Re
     with clock.step("register"):
         version = registry.register(run, model_uri, workload.registry.model_name)
         run.log(tags={"m3.model.name": version.name, "m3.model.version": version.version, "m3.phase": "registered"})
+        run.report(1.0, 0)
     return Result(
         metrics=metrics,
         rows=prepared.counts(),

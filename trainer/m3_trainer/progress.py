@@ -1,0 +1,32 @@
+"""How far a job is, told rarely enough to cost nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+PAUSE_SECONDS = 2.0
+
+Report = Callable[[float, int | None], None]
+"""Takes the share of the job that is done, 0 to 1, and the seconds that are left, where that is known."""
+
+
+class Progress:
+    """Reports parts of a job at most every two seconds; the time left is what the done share took, projected."""
+
+    def __init__(self, report: Report, clock: Callable[[], float] = time.monotonic) -> None:
+        self._report, self._clock = report, clock
+        self._last = -PAUSE_SECONDS
+
+    def part(self, start: float, end: float) -> Callable[[float], None]:
+        """A function that takes the share of one part, which is `start` to `end` of the job."""
+        began = self._clock()
+
+        def at(share: float) -> None:
+            now = self._clock()
+            if share <= 0 or now - self._last < PAUSE_SECONDS:
+                return
+            self._last = now
+            self._report(start + share * (end - start), round((now - began) * (1 - share) / share))
+
+        return at
