@@ -60,7 +60,8 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
 ) -> None:
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)  # warnings of libraries, and of ours also the progress
+    logging.getLogger("m3_trainer").setLevel(logging.WARNING if quiet else logging.INFO)
     if version:
         print(__version__)
         raise typer.Exit
