@@ -6,10 +6,16 @@ from contextlib import ExitStack
 from e2e.kube import JOBS, Job
 
 
+def runs_of(client, job) -> list:
+    experiment = client.get_experiment_by_name(job.object["spec"]["tracking"]["experimentName"])
+    return client.search_runs([experiment.experiment_id], f"tags.`m3.job.uid` = '{job.uid}'")
+
+
 def test_deleting_a_running_job_takes_everything_with_it_in_30_seconds(cluster, small_job, mlflow_client):
     name = "deleted-while-it-runs"
-    long = {"type": "random_forest", "hyperparameters": {"n_estimators": 5000}}
-    document = small_job(name, model=long, data={"uri": "sample://transactions?rows=500000", "target": "TX_FRAUD"})
+    # Minutes of work in little memory: shallow trees. Deep ones would fill the pod's memory before they are stopped.
+    long = {"hyperparameters": {"n_estimators": 10_000, "max_depth": 8}}
+    document = small_job(name, model=long, data={"uri": "sample://transactions?rows=100000", "target": "TX_FRAUD"})
     with ExitStack() as stack:
         stack.callback(cluster.delete_job, name)
         jobs = stack.enter_context(cluster.watch("trainingjobs", f"--field-selector=metadata.name={name}"))
@@ -24,4 +30,6 @@ def test_deleting_a_running_job_takes_everything_with_it_in_30_seconds(cluster, 
             gone = (f"trainingjob/{name}", f"--namespace={JOBS}") if kind == "trainingjobs" else (kind, *selector)
             cluster.kubectl("wait", "--for=delete", *gone, "--timeout=30s")
         assert time.monotonic() - start <= 30
+    (run,) = runs_of(mlflow_client, job)
+    assert run.info.status == "KILLED"
     assert mlflow_client.search_model_versions(f"name = '{job.object['spec']['registry']['modelName']}'") == []

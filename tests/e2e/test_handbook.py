@@ -36,8 +36,8 @@ def stored(cluster) -> Iterator[None]:
     key, secret_key = "m3-test", "m3-test-secret"
     with cluster.forward("minio", "minio", 9000) as port:
         store = s3fs.S3FileSystem(key=key, secret=secret_key, endpoint_url=f"http://127.0.0.1:{port}")
-        store.makedirs("m3", exist_ok=True)
-        store.put_file(str(DATA), "m3/transactions.parquet")
+        store.makedirs("handbook", exist_ok=True)
+        store.put_file(str(DATA), "handbook/transactions.parquet")
     login = {
         "AWS_ACCESS_KEY_ID": key,
         "AWS_SECRET_ACCESS_KEY": secret_key,
@@ -52,6 +52,7 @@ def stored(cluster) -> Iterator[None]:
 @pytest.mark.usefixtures("stored")
 def test_the_cluster_reproduces_the_published_figures(run_job, mlflow_client):
     document = yaml.safe_load(SAMPLE.read_text())
+    document["spec"]["data"]["uri"] = "s3://handbook/transactions.parquet"
     job = run_job(document, timeout=300)
     assert job.has("Complete"), job.condition("Failed")
     metrics = mlflow_client.get_run(job.status["mlflow"]["runId"]).data.metrics
