@@ -56,6 +56,11 @@ REFUSED = {
         ["at '/mlflow/trackingUri'", "'mlflow:5000'", "https?://"],
     ),
     "m3: a resync of nothing": ("m3", {"resyncSeconds": 0}, ["at '/resyncSeconds'", "minimum: got 0, want 1"]),
+    "m3: a resync so rare that the operator looks dead": (
+        "m3",
+        {"resyncSeconds": 60},
+        ["at '/resyncSeconds'", "maximum: got 60, want 30"],
+    ),
     "m3: a resync with a unit": ("m3", {"resyncSeconds": "10s"}, ["at '/resyncSeconds'", "got string, want integer"]),
     "m3: an unknown log level": (
         "m3",
