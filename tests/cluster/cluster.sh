@@ -59,7 +59,8 @@ build_image() { # TARGET
 build_images() {
   build_image operator
   build_image trainer
-  ! own_engine || docker image prune --force >/dev/null # what had these tags before
+  # What had these tags before. This engine has no other user who would clean up.
+  ! own_engine || { docker image prune --force && docker builder prune --force --keep-storage 10GB; } >/dev/null
 }
 
 compressed_mb() { # what a registry would hold, a few per cent more: gzip -1 over the whole image

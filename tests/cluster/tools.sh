@@ -23,7 +23,7 @@ describe() { # NAME: its folder under tools/, its package, and `image` where it 
       echo "kubernetes k8s.io/kubernetes/cmd/$1 image" ;;
     local-path-provisioner) echo "kubernetes github.com/rancher/local-path-provisioner image" ;;
     etcd) echo "etcd go.etcd.io/etcd/server/v3 host" ;;
-    coredns) echo "coredns github.com/coredns/coredns image" ;;
+    coredns) echo "coredns m3.dev/tools/coredns image" ;;
     helm) echo "helm helm.sh/helm/v3/cmd/helm host" ;;
     kind) echo "kind sigs.k8s.io/kind host" ;;
     ray-operator) echo "kuberay github.com/ray-project/kuberay/ray-operator image" ;;
