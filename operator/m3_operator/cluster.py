@@ -49,6 +49,8 @@ class Cluster:
 
     async def open(self) -> None:
         configuration = client.Configuration()
+        # else aiohttp looks for a proxy and for ~/.netrc at each request, in a thread
+        configuration.client_session_kwargs = {"trust_env": False}
         if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
             config.load_incluster_config(configuration)
         else:
@@ -98,13 +100,17 @@ class Cluster:
                 group, version, plural, _request_timeout=TIMEOUT, **selectors
             )
             return _listing([await self._present("list", plural, call)])
-        calls = [
-            self._objects.list_namespaced_custom_object(
-                group, version, namespace, plural, _request_timeout=TIMEOUT, **selectors
+        answers = [
+            await self._present(
+                "list",
+                plural,
+                self._objects.list_namespaced_custom_object(
+                    group, version, namespace, plural, _request_timeout=TIMEOUT, **selectors
+                ),
             )
             for namespace in self._settings.watch_namespaces
         ]
-        return _listing([await self._present("list", plural, call) for call in calls])
+        return _listing(answers)
 
     # writing
     async def create_rayjob(self, body: Object) -> Object:

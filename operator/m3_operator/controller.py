@@ -59,12 +59,20 @@ class Reading:
 
 
 def read(body: Object) -> Reading:
-    meta = ObjectMeta.parse(body["metadata"])
-    status = TrainingJobStatus.parse(body.get("status") or {})
     try:
-        return Reading(meta, status, TrainingJob.parse(body), [])
+        job = TrainingJob.parse(body)
     except ValidationError as error:
+        meta = ObjectMeta.parse(body["metadata"])
+        status = TrainingJobStatus.parse(body.get("status") or {})
         return Reading(meta, status, None, explain(error, TrainingJob))
+    return Reading(job.metadata, job.status or TrainingJobStatus(), job, [])
+
+
+def started(body: Object) -> tuple[str, datetime] | None:
+    """Experiment and start of a job that has started. Not by way of the models: the resync asks it of every job."""
+    start = (body.get("status") or {}).get("startTime")
+    experiment = body.get("spec", {}).get("tracking", {}).get("experimentName")
+    return (experiment, datetime.fromisoformat(start)) if start and experiment else None
 
 
 def is_at_rest(body: Object) -> bool:
@@ -170,16 +178,14 @@ class Controller:
         self._metrics.unsettled.set(len(self._jobs))
 
     async def _look_at_runs(self) -> None:
-        readings = [read(body) for _, body in self._jobs]
-        started = [reading for reading in readings if reading.experiment and reading.status.start_time]
-        starts = [reading.status.start_time for reading in started if reading.status.start_time]
-        if not starts:
+        known = [known for _, body in self._jobs if (known := started(body))]
+        if not known:
             self._runs, self._tracking_answers = {}, True
             return
         try:
-            experiments = [reading.experiment for reading in started if reading.experiment]
             async with asyncio.timeout(PATIENCE):
-                self._runs = newest_by_attempt(await self._tracking.runs_since(experiments, min(starts)))
+                experiments, first = {name for name, _ in known}, min(start for _, start in known)
+                self._runs = newest_by_attempt(await self._tracking.runs_since(experiments, first))
             self._tracking_answers = True
         except (TrackingError, TimeoutError) as error:
             self._tracking_answers = False

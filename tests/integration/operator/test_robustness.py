@@ -87,6 +87,7 @@ def test_lost_events_heal_by_the_resync(make_operator, namespace, kuberay, deaf_
     namespace.wait_for_condition("fraud-rf", "Running", timeout=10)
     kuberay.succeeded(rayjob)
     namespace.wait_for_condition("fraud-rf", "Complete", timeout=10)
+    operator.stop()  # before the proxy goes
 
 
 def test_somebody_elses_rayjob_is_left_alone(make_operator, namespace):
