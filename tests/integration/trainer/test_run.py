@@ -90,17 +90,18 @@ def test_the_classic_config_file_is_read(m3, clean: Path) -> None:
 PUBLISHED = {"roc_auc": 0.867, "average_precision": 0.658, "card_precision_at_k": 0.287}
 
 
-@pytest.mark.parametrize("data", [HANDBOOK] if HANDBOOK.exists() else [], ids=["shared/data"])
-def test_the_handbooks_protocol_gives_its_published_row(m3, clean: Path, data: Path) -> None:
-    sample = (Path(__file__).parents[3] / "manifests/samples/handbook-random-forest.yaml").read_text()
-    (clean / "job.yaml").write_text(sample.replace("s3://m3/transactions.parquet", str(data)))
-    ended = m3("run", "-f", "job.yaml", "-o", "json")
-    assert ended.code == 0, ended.err
-    result = json.loads(ended.out)
-    assert result["rows"] == {
-        "train_rows": 67_240, "train_positives": 598, "test_rows": 58_264, "test_positives": 385,
-    }  # fmt: skip
-    assert result["metrics"] == {name: pytest.approx(value, abs=0.001) for name, value in PUBLISHED.items()}
+if HANDBOOK.exists():  # not part of the repository: where it is missing there is nothing to be skipped
+
+    def test_the_handbooks_protocol_gives_its_published_row(m3, clean: Path) -> None:
+        sample = (Path(__file__).parents[3] / "manifests/samples/handbook-random-forest.yaml").read_text()
+        (clean / "job.yaml").write_text(sample.replace("s3://m3/transactions.parquet", str(HANDBOOK)))
+        ended = m3("run", "-f", "job.yaml", "-o", "json")
+        assert ended.code == 0, ended.err
+        result = json.loads(ended.out)
+        assert result["rows"] == {
+            "train_rows": 67_240, "train_positives": 598, "test_rows": 58_264, "test_positives": 385,
+        }  # fmt: skip
+        assert result["metrics"] == {name: pytest.approx(value, abs=0.001) for name, value in PUBLISHED.items()}
 
 
 def csv(**columns: list) -> str:
