@@ -6,22 +6,22 @@
 ARG PYTHON=python:3.11-slim
 
 FROM ${PYTHON} AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /src
 COPY requirements/build.txt requirements/
 # Two environments: /build has pip and the build backend, /opt/m3 is what the images get.
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     python3 -m venv /build && python3 -m venv --without-pip /opt/m3 \
     && /build/bin/pip install --require-hashes --no-deps -r requirements/build.txt
 
 FROM build AS operator-dependencies
 COPY requirements/operator.txt requirements/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     /build/bin/pip --python /opt/m3/bin/python install --require-hashes --no-deps --only-binary :all: -r requirements/operator.txt
 
 FROM build AS trainer-dependencies
 COPY requirements/trainer.txt requirements/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     /build/bin/pip --python /opt/m3/bin/python install --require-hashes --no-deps --only-binary :all: -r requirements/trainer.txt
 
 FROM build AS code
