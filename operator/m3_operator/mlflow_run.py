@@ -34,6 +34,8 @@ class Run:
     attempt: int
     status: str
     metrics: dict[str, float] = field(default_factory=dict)
+    percentage: int | None = None
+    remaining_seconds: int | None = None
     model_name: str | None = None
     model_version: str | None = None
     data_digest: str | None = None
@@ -53,6 +55,8 @@ def parse(run: Object) -> Run:
         attempt=_whole(tags.get(ATTEMPT)) or 0,
         status=info.get("status", ""),
         metrics=_metrics(data.get("metrics", ())),
+        percentage=_percentage(tags.get("m3.progress.percentage")),
+        remaining_seconds=_whole(tags.get("m3.progress.remaining_seconds")),
         model_name=tags.get("m3.model.name") or None,
         model_version=tags.get("m3.model.version") or None,
         data_digest=tags.get("m3.data.digest") or None,
@@ -74,6 +78,11 @@ def _metrics(metrics: Iterable[Object]) -> dict[str, float]:
     """Without NaN and infinities, which JSON has no word for."""
     values = {str(metric["key"])[:256]: float(metric["value"]) for metric in metrics if "value" in metric}
     return {name: values[name] for name in sorted(values) if math.isfinite(values[name])}
+
+
+def _percentage(text: str | None) -> int | None:
+    number = _whole(text)
+    return None if number is None else min(number, 100)
 
 
 def _whole(text: str | None) -> int | None:

@@ -264,8 +264,9 @@ def _watch(draft: _Draft, job: TrainingJob, child: Child) -> None:
     status, reason, message = _STAGES[child.stage]
     draft.condition(ConditionType.RUNNING, status, reason, message.format(child=child))
     draft.note_child(child)
-    if isinstance(draft.observed.run, Run):
-        _note_run(draft, job, draft.observed.run)
+    if isinstance(run := draft.observed.run, Run):
+        _note_run(draft, job, run)
+        draft.progress(percentage=run.percentage, estimated_remaining_seconds=run.remaining_seconds)
     draft.wake_at(deadline.due(draft.status.start_time, job.spec.active_deadline_seconds))
     if draft.status.attempts[-1].running_time is None:
         start = draft.status.attempts[-1].start_time
@@ -452,7 +453,7 @@ class _Draft:
         message = f"attempt {number} has succeeded"
         self.condition(ConditionType.COMPLETE, "True", Reason.SUCCEEDED, message)
         self._finished()
-        self.progress(percentage=100)
+        self.progress(percentage=100, estimated_remaining_seconds=None)
         self.event("Normal", "JobComplete", message)
 
     def fail(self, failure: Failure) -> None:

@@ -10,6 +10,9 @@ from m3_operator.errors import SettingsError
 RAY_VERSION = "2.60.0"
 """Ray in the trainer's image; KubeRay picks its probes by it."""
 
+LONGEST_RESYNC = 30.0
+"""Seconds; each resync is also the sign of life that `/healthz` looks for."""
+
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -57,7 +60,7 @@ class Settings:
             ),
             tracking_uri=tracking_uri,
             ui_url=_url("M3_MLFLOW_UI_URL", text("M3_MLFLOW_UI_URL", tracking_uri)),
-            resync_seconds=_number("M3_RESYNC_SECONDS", text("M3_RESYNC_SECONDS", "10"), 0.1, 3600),
+            resync_seconds=_number("M3_RESYNC_SECONDS", text("M3_RESYNC_SECONDS", "10"), 0.1, LONGEST_RESYNC),
             probe_port=int(_number("M3_PROBE_PORT", text("M3_PROBE_PORT", "8080"), 0, 65535)),
             log_level=_one_of("M3_LOG_LEVEL", text("M3_LOG_LEVEL", default.log_level).upper(), LOG_LEVELS),
         )

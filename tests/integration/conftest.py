@@ -349,7 +349,9 @@ class Mlflow:
     def thaw(self) -> None:
         os.killpg(self.process.pid, signal.SIGCONT)
 
-    def train(self, job: Object, attempt: int = 1, version: str | None = "3", **metrics: float) -> str:
+    def train(
+        self, job: Object, attempt: int = 1, version: str | None = "3", percentage: int | None = None, **metrics: float
+    ) -> str:
         """Write the run of a job's attempt; its id."""
         experiment = job["spec"]["tracking"]["experimentName"]
         run = self._post("runs/create", experiment_id=self._experiment(experiment), start_time=int(time.time() * 1000))
@@ -360,6 +362,8 @@ class Mlflow:
             "m3.job.namespace": meta["namespace"], "m3.operator": "m3-system/m3", "m3.data.digest": "sha256:" + "0" * 64,
             "m3.data.rows": "1000", "m3.spec.hash": "sha256:" + "1" * 64,
         }  # fmt: skip
+        if percentage is not None:
+            tags["m3.progress.percentage"] = str(percentage)
         if version:
             tags |= {"m3.model.name": job["spec"]["registry"]["modelName"], "m3.model.version": version}
         self._post(

@@ -175,9 +175,9 @@ class PodOptions(Model):
     """What can be said about the pods of one kind: a subset of a pod's fields, each bounded, none that gives away the node."""
 
     resources: ResourceRequirements = ResourceRequirements(
-        requests={"cpu": "500m", "memory": "2Gi"}, limits={"cpu": "2", "memory": "4Gi"}
+        requests={"cpu": "250m", "memory": "1Gi"}, limits={"cpu": "1", "memory": "4Gi"}
     )
-    """CPU, memory and devices of each pod. The default runs the sample on a laptop."""
+    """CPU, memory and devices of each pod. The default lets head and worker start beside a cluster's own pods on two CPUs."""
     env: Annotated[tuple[EnvVar, ...], Field(max_length=64)] = ()
     """Environment variables."""
     volumes: Annotated[tuple[Volume, ...], Field(max_length=16)] = ()

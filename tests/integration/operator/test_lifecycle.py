@@ -9,9 +9,10 @@ import pytest
 at_work = pytest.mark.usefixtures("operator")
 
 
-def test_a_job_becomes_a_rayjob_within_a_second(operator, namespace):
-    # until the operator has found its objects once, its start-up would be measured with
-    operator.wait_for_first_look()
+@at_work
+def test_a_job_becomes_a_rayjob_within_a_second(namespace):
+    # the first one also waits for the operator's start
+    namespace.wait_for_rayjob(namespace.create("warm-up"))
     start = time.monotonic()
     job = namespace.create("fraud-rf")
     rayjob = namespace.wait_for_rayjob(job, timeout=5)
@@ -108,12 +109,13 @@ def test_kubectl_waits_for_complete_and_shows_the_result(namespace, kuberay, mlf
     assert "fraud-rf" in api_server.kubectl("-n", namespace.name, "get", "ml").stdout
 
 
-def test_metrics_show_while_the_job_runs(make_operator, namespace, kuberay, mlflow, wait_for):
+def test_metrics_and_progress_show_while_the_job_runs(make_operator, namespace, kuberay, mlflow, wait_for):
     make_operator(M3_MLFLOW_TRACKING_URI=mlflow.uri, M3_RESYNC_SECONDS="0.5").start()
     job = namespace.create("fraud-rf")
     kuberay.start(namespace.wait_for_rayjob(job))
-    mlflow.train(job, version=None, average_precision=0.5)
+    mlflow.train(job, version=None, percentage=60, average_precision=0.5)
     wait_for(lambda: namespace.status("fraud-rf").get("display", {}).get("metric") == "average_precision=0.5000", 10)
+    assert namespace.status("fraud-rf")["progress"]["percentage"] == 60
     assert namespace.condition("fraud-rf", "Running")["status"] == "True"
 
 

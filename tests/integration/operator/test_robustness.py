@@ -150,7 +150,7 @@ def test_a_bad_setting_is_named(make_operator):
     operator = make_operator(M3_RESYNC_SECONDS="soon")
     operator.start()
     assert operator.process.wait(10) == 2
-    assert operator.log.read_text() == "M3_RESYNC_SECONDS must be a number from 0.1 to 3600, is 'soon'\n"
+    assert operator.log.read_text() == "M3_RESYNC_SECONDS must be a number from 0.1 to 30, is 'soon'\n"
 
 
 def test_the_operator_waits_for_kuberays_crds(make_operator, namespace, wait_for):

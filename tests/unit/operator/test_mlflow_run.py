@@ -7,9 +7,17 @@ import pytest
 from m3_operator.mlflow_run import Run, newest_by_attempt, parse
 
 TAGS = {
-    "m3.job.uid": "u", "m3.job.attempt": "2", "m3.model.name": "fraud_detector", "m3.model.version": "3",
-    "m3.data.digest": "sha256:0", "m3.data.rows": "1000", "m3.spec.hash": "sha256:1", "mlflow.source.git.commit": "abc",
-}  # fmt: skip
+    "m3.job.uid": "u",
+    "m3.job.attempt": "2",
+    "m3.model.name": "fraud_detector",
+    "m3.model.version": "3",
+    "m3.progress.percentage": "60",
+    "m3.progress.remaining_seconds": "12",
+    "m3.data.digest": "sha256:0",
+    "m3.data.rows": "1000",
+    "m3.spec.hash": "sha256:1",
+    "mlflow.source.git.commit": "abc",
+}
 
 
 def answer(tags=TAGS, metrics=()):
@@ -25,7 +33,8 @@ def answer(tags=TAGS, metrics=()):
 def test_a_whole_run():
     assert parse(answer(metrics=[("roc_auc", 0.8), ("average_precision", 0.6)])) == Run(
         run_id="r", experiment_id="1", job_uid="u", attempt=2, status="FINISHED",
-        metrics={"average_precision": 0.6, "roc_auc": 0.8}, model_name="fraud_detector", model_version="3",
+        metrics={"average_precision": 0.6, "roc_auc": 0.8}, percentage=60, remaining_seconds=12, model_name="fraud_detector",
+        model_version="3",
         data_digest="sha256:0", rows=1000, spec_hash="sha256:1", git_commit="abc",
     )  # fmt: skip
 
@@ -42,6 +51,11 @@ def test_a_metric_that_json_has_no_word_for_is_left_out(value):
 @pytest.mark.parametrize("text", ["", "many", "-1", "1.5"])
 def test_a_tag_that_is_no_number_is_none(text):
     assert parse(answer({"m3.data.rows": text})).rows is None
+
+
+@pytest.mark.parametrize(("text", "percentage"), [("0", 0), ("100", 100), ("250", 100), ("half", None)])
+def test_progress_is_a_percentage(text, percentage):
+    assert parse(answer({"m3.progress.percentage": text})).percentage == percentage
 
 
 def test_the_newest_run_of_an_attempt_counts():

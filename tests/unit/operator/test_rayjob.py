@@ -79,8 +79,8 @@ def test_the_whole_cluster_of_a_job_that_says_nothing_of_it(build):
                                 "image": "m3-trainer:dev",
                                 "imagePullPolicy": "IfNotPresent",
                                 "resources": {
-                                    "requests": {"cpu": "500m", "memory": "2Gi"},
-                                    "limits": {"cpu": "2", "memory": "4Gi"},
+                                    "requests": {"cpu": "250m", "memory": "1Gi"},
+                                    "limits": {"cpu": "1", "memory": "4Gi"},
                                 },
                                 "env": [
                                     {"name": "HOME", "value": "/tmp"},

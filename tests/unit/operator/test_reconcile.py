@@ -257,6 +257,19 @@ class TestStatus:
             "status": "Complete", "metric": "average_precision=0.6123", "model": "fraud_detector/3",
         }  # fmt: skip
 
+    def test_progress_is_the_runs_while_it_runs_and_whole_at_the_end(self, make):
+        run = make.run(percentage=60, remaining_seconds=30)
+        body = make.apply(
+            make.body(RUNNING), make.plan(make.job(RUNNING), 5, child=make.child("Running", "RUNNING"), run=run)
+        )
+        assert body["status"]["progress"] == {
+            "percentage": 60, "estimatedRemainingSeconds": 30, "metrics": [], "lastUpdatedTime": "2026-11-24T12:00:05Z",
+        }  # fmt: skip
+        job = type(make.job()).parse(body)
+        body = make.apply(body, make.plan(job, 60, child=make.child("Complete", "SUCCEEDED"), run=run))
+        assert body["status"]["progress"]["percentage"] == 100
+        assert "estimatedRemainingSeconds" not in body["status"]["progress"]
+
     def test_the_run_is_linked(self, make):
         plan = make.plan(make.job(RUNNING), 60, child=make.child("Complete", "SUCCEEDED"), run=make.run(rows=5))
         assert plan.status["mlflow"]["url"] == "https://mlflow.example/#/experiments/1/runs/r1"

@@ -93,8 +93,8 @@ RUNS = st.sampled_from(
         NoRun.NOT_ASKED,
         NoRun.NOT_FOUND,
         NoRun.UNAVAILABLE,
-        Run("r", "1", "u", 1, "FINISHED", {"roc_auc": 0.8}, "fraud_detector", "3"),
-        Run("r", "1", "u", 1, "RUNNING", {"loss": 1.5}),
+        Run("r", "1", "u", 1, "FINISHED", {"roc_auc": 0.8}, model_name="fraud_detector", model_version="3"),
+        Run("r", "1", "u", 1, "RUNNING", {"loss": 1.5}, percentage=60, remaining_seconds=9),
     ]
 )
 EVENTS = st.one_of(

@@ -39,8 +39,9 @@ def test_people_reach_mlflow_as_jobs_do_unless_told():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("M3_RESYNC_SECONDS", "soon", "M3_RESYNC_SECONDS must be a number from 0.1 to 3600, is 'soon'"),
-        ("M3_RESYNC_SECONDS", "0", "M3_RESYNC_SECONDS must be a number from 0.1 to 3600, is '0'"),
+        ("M3_RESYNC_SECONDS", "soon", "M3_RESYNC_SECONDS must be a number from 0.1 to 30, is 'soon'"),
+        ("M3_RESYNC_SECONDS", "0", "M3_RESYNC_SECONDS must be a number from 0.1 to 30, is '0'"),
+        ("M3_RESYNC_SECONDS", "60", "M3_RESYNC_SECONDS must be a number from 0.1 to 30, is '60'"),
         ("M3_PROBE_PORT", "70000", "M3_PROBE_PORT must be a number from 0 to 65535, is '70000'"),
         ("M3_LOG_LEVEL", "loud", "M3_LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR, is 'LOUD'"),
         ("M3_IMAGE_PULL_POLICY", "x", "M3_IMAGE_PULL_POLICY must be one of Always, IfNotPresent, Never, is 'x'"),
