@@ -77,15 +77,18 @@ report_sizes() {
 # Not `kind load`: it wants crictl in the node, and it cannot tell a new image from an old one of the same tag. A label on
 # the node's copy remembers which image it was.
 load() { # IMAGE...
-  local image node id name
+  local image node id name old
   for node in $(kind get nodes --name "$CLUSTER"); do
     for image in "$@"; do
       id=$(image_id "$image")
       name=docker.io/library/$image
-      ! ctr_in "$node" images ls "name==$name" | grep -q "m3.dev/id=$id" || continue
+      old=$(ctr_in "$node" images ls "name==$name" | sed -n 's#.*m3.dev/id=\(sha256:[0-9a-f]*\).*#\1#p')
+      [ "$old" != "$id" ] || continue
       say "loading $image"
       docker save "$image" | docker exec -i "$node" ctr -n k8s.io images import - >/dev/null
       ctr_in "$node" images label "$name" "m3.dev/id=$id" >/dev/null
+      # The kubelet has named the old one by its id, and would keep it until the disk is full.
+      [ -z "$old" ] || ctr_in "$node" images rm "$old" >/dev/null || true
     done
   done
 }
