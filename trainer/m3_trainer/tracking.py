@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import shutil
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -15,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from m3_trainer.errors import InvalidSpec, M3Error, Stopped, StorageFull, TrackingUnavailable, is_disk_full
+from m3_trainer.errors import InvalidSpec, M3Error, Stopped, StorageFull, TrackingUnavailable, chain, is_disk_full
 from m3_trainer.origin import Origin
 
 if TYPE_CHECKING:
@@ -123,14 +126,19 @@ def explained(tracker: Tracker) -> Iterator[None]:
         yield
     except (mlflow.exceptions.MlflowException, OSError) as error:  # requests' errors are OSErrors
         if is_disk_full(error):
-            raise StorageFull(f"{_place(tracker)} must have free space; it has none left") from error
+            raise StorageFull(f"{_place(tracker, error)} must have free space; it has none left") from error
         if not isinstance(error, (mlflow.exceptions.MlflowException, requests.RequestException)):
             raise
         raise TrackingUnavailable(f"MLflow at {tracker.uri} must store the run: {_first_line(error)}") from error
 
 
-def _place(tracker: Tracker) -> str:
-    return "the store of MLflow" if tracker.artifacts is None else f"the disk of {tracker.artifacts.parent}"
+def _place(tracker: Tracker, error: BaseException) -> str:
+    """Which disk. Neither SQLite nor a failed write says it, so it is the fullest of those that a run writes to."""
+    is_local = any(isinstance(link, OSError) and link.errno == errno.ENOSPC for link in chain(error))
+    if tracker.artifacts is None and not is_local:
+        return "the store of MLflow"
+    places = [Path(tempfile.gettempdir()), *([tracker.artifacts.parent] if tracker.artifacts else [])]
+    return f"the disk of {min(places, key=lambda place: shutil.disk_usage(place).free)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -94,7 +94,7 @@ if HANDBOOK.exists():  # not part of the repository: where it is missing there i
 
     def test_the_handbooks_protocol_gives_its_published_row(m3, clean: Path) -> None:
         sample = (Path(__file__).parents[3] / "manifests/samples/handbook-random-forest.yaml").read_text()
-        (clean / "job.yaml").write_text(sample.replace("s3://m3/transactions.parquet", str(HANDBOOK)))
+        (clean / "job.yaml").write_text(sample.replace("s3://datasets/transactions.parquet", str(HANDBOOK)))
         ended = m3("run", "-f", "job.yaml", "-o", "json")
         assert ended.code == 0, ended.err
         result = json.loads(ended.out)
