@@ -20,7 +20,7 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -430,8 +430,6 @@ class Operator:
     folder: Path
     environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
-    expected: list[str] = field(default_factory=list)
-    """Texts of the ERROR lines that this test provokes."""
 
     @property
     def log(self) -> Path:
