@@ -6,8 +6,9 @@ import pytest
 
 from m3_trainer import evaluate, models
 from m3_trainer import split as splitting
-from m3_trainer.config import BUILT_IN, Evaluation, ModelSpec, Split, Workload
+from m3_trainer.config import Evaluation, ModelSpec, Split, Workload
 from m3_trainer.errors import DataError, InvalidSpec, TrainingFailed
+from m3_trainer.hyperparameters import BUILT_IN
 
 PROTOCOL = Split.parse(
     {"trainStart": "2026-01-01", "trainDays": 2, "delayDays": 1, "testDays": 2, "excludeKnown": "card"}
