@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from typing import Any
 
 import kopf
 
@@ -24,6 +25,7 @@ RETRY = 2.0
 
 
 async def run(settings: Settings) -> None:
+    asyncio.get_running_loop().set_exception_handler(handle_loop_error)
     metrics = Metrics()
     cluster, tracking = Cluster(settings, metrics), Tracking(settings.tracking_uri, settings.operator_id)
     controller = Controller(settings, cluster, tracking, metrics)
@@ -37,6 +39,16 @@ async def run(settings: Settings) -> None:
         await server.cleanup()
         await tracking.close()
         await cluster.close()
+
+
+def handle_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """kopf leaves its watches to the loop's end, where closing one can fail in its own context manager: by then nothing
+    is lost by it, and an ERROR would send somebody looking. Everything else is logged as usual.
+    """
+    if "asyncgen" in context:
+        logger.debug("%s: %s", context.get("message"), context.get("exception"))
+    else:
+        loop.default_exception_handler(context)
 
 
 async def _first_look(cluster: Cluster, controller: Controller, metrics: Metrics) -> None:
