@@ -87,6 +87,17 @@ class Data(Model):
         return uri
 
 
+class Window(Model):
+    key: Column
+    """Column whose rows belong together, as the customer's or the terminal's."""
+    of: Column | None = None
+    """Column to average over the window; the window's rows are counted in any case."""
+    days: Annotated[tuple[Annotated[int, Field(ge=1, le=3650)], ...], Field(min_length=1, max_length=16)]
+    """Lengths of the window in days, each a feature of its own."""
+    delay_days: Annotated[int, Field(ge=0, le=3650)] = 0
+    """Days before the row at which the window ends: what labels need to become known."""
+
+
 class Features(Model):
     rules = (at_most_one_of("include", "exclude"),)
 
@@ -95,6 +106,8 @@ class Features(Model):
     exclude: Columns | None = None
     """Columns never to learn from (identifiers, what is known only afterwards); the target, time and customer columns are
     never features."""
+    windows: Annotated[tuple[Window, ...], Field(max_length=64)] | None = None
+    """Counts and means over trailing windows, as features. Not computed by this version: a file that sets it is refused."""
 
 
 class ModelSpec(Model):
@@ -159,6 +172,8 @@ class Evaluation(Model):
     """Probability from which a row counts as positive, for precision, recall and f1."""
     top_k: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     """Cards looked at per day, for `card_precision_at_k`."""
+    segments: Columns | None = None
+    """Columns by whose values the metrics are also computed. Not by this version: a file that sets it is refused."""
 
 
 class Tracking(Model):
@@ -166,9 +181,22 @@ class Tracking(Model):
     """MLflow experiment that the run belongs to; made if it is not there."""
 
 
+class Promotion(Model):
+    alias: Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[a-zA-Z][a-zA-Z0-9_-]*$")] = "champion"
+    """Alias to move to the new version."""
+    metric: Metric = "average_precision"
+    """Metric that candidate and holder of the alias are compared by, on the same test rows."""
+    mode: Literal["max", "min"] = "max"
+    """Whether more of the metric is better, or less."""
+    min_improvement: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """By how much the candidate must be better."""
+
+
 class Registry(Model):
     model_name: Name = "fraud_detector"
     """Name under which the model's new version is registered in MLflow."""
+    promotion: Promotion | None = None
+    """When the new version takes an alias over. Not done by this version: a file that sets it is refused."""
 
 
 class Workload(Model):
@@ -205,6 +233,18 @@ class Workload(Model):
     """Where the run is logged."""
     registry: Registry = Registry()
     """Where the model is registered."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Workload:
+        """Fields that have their place in the API before they have their work are refused, never ignored."""
+        later = {
+            "features.windows": self.features.windows,
+            "evaluation.segments": self.evaluation.segments,
+            "registry.promotion": self.registry.promotion,
+        }
+        if wanted := [f"`{name}`" for name, value in later.items() if value is not None]:
+            raise ValueError(f"{', '.join(wanted)} must be left out: this version does not do it yet")
+        return self
 
     @model_validator(mode="after")
     def _small(self) -> Workload:
