@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -30,6 +29,7 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from kubernetes import client
+from support import unused_port
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tests" / "cluster" / "tools.sh"
@@ -53,12 +53,6 @@ def wait_for(what: Callable[[], T | None], timeout: float, every: float = 0.02) 
 @pytest.fixture(scope="session", name="wait_for")
 def wait_for_fixture() -> Callable[..., Any]:
     return wait_for
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def answers(url: str) -> bool:
@@ -139,7 +133,7 @@ def kuberay_crds() -> list[Path]:
 @pytest.fixture(scope="session")
 def api_server(tools: Path, kuberay_crds: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     folder = tmp_path_factory.mktemp("kubernetes")
-    etcd_port, peer_port, port = free_port(), free_port(), free_port()
+    etcd_port, peer_port, port = unused_port(), unused_port(), unused_port()
     (folder / "accounts.key").write_bytes(private_key())
     (folder / "tokens.csv").write_text(
         f'admin,admin,1,"system:masters"\noperator,{OPERATOR_USER},2,"system:serviceaccounts"\n'
@@ -400,7 +394,7 @@ class Mlflow:
 
 @pytest.fixture(scope="session")
 def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow]:
-    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
+    folder, port = tmp_path_factory.mktemp("mlflow"), unused_port()
     process = subprocess.Popen(
         [
             sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1",
@@ -436,7 +430,7 @@ class Operator:
         return self.folder / "operator.log"
 
     def start(self) -> Operator:
-        port = free_port()
+        port = unused_port()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "m3_operator"],

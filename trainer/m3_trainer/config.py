@@ -27,6 +27,8 @@ Value = Annotated[JsonValue, WithJsonSchema({"x-kubernetes-preserve-unknown-fiel
 
 CLASS_PATH = "^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
 MAX_WORKLOAD_BYTES = 64 * 1024
+MAX_JOB_NAME = 38
+"""A RayJob's name has at most 47 characters; `-<4 hex of the uid>-<attempt>` needs the rest."""
 SQL_SCHEMES = ("postgresql", "mysql", "mssql", "oracle", "sqlite")
 URI_SCHEMES = ("file", "s3", "gs", "http", "https", "sample", *SQL_SCHEMES)
 

@@ -17,7 +17,7 @@ from m3_trainer import config, schema
 from m3_trainer.errors import InvalidSpec
 
 API_VERSION, KIND = "m3.dev/v1alpha1", "TrainingJob"
-JOB_NAME, MAX_JOB_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$", 38
+JOB_NAME = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 
 
 class Loader(yaml.SafeLoader):
@@ -119,10 +119,10 @@ def _envelope(document: dict[str, Any]) -> list[str]:
     ]
     metadata = document.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
-    if not isinstance(name, str) or not re.match(JOB_NAME, name) or len(name) > MAX_JOB_NAME:
+    if not isinstance(name, str) or not re.fullmatch(JOB_NAME, name) or len(name) > config.MAX_JOB_NAME:
         faults.append(
             "metadata.name: must start with a letter, hold lower-case letters, digits and -, and be at most "
-            f"{MAX_JOB_NAME} long, is {name}"
+            f"{config.MAX_JOB_NAME} long, is {name}"
         )
     if not isinstance(document.get("spec"), dict):
         faults.append("spec: must be set")

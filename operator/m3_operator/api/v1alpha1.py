@@ -18,14 +18,12 @@ from m3_operator.api.schema import (
     Text,
     immutable,
 )
-from m3_trainer.config import Workload
+from m3_trainer.config import MAX_JOB_NAME, Workload
 from m3_trainer.schema import Model, Rule, at_most_one_of, exactly_one_of
 
 GROUP = "m3.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
-MAX_JOB_NAME = 38
-"""A RayJob's name is at most 47 characters, and ours adds four of the uid and the attempt's number."""
 
 Key = Annotated[str, Field(min_length=1, max_length=317, pattern=r"^[A-Za-z0-9]([A-Za-z0-9_./-]*[A-Za-z0-9])?$")]
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$")]

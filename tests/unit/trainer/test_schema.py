@@ -156,6 +156,10 @@ BAD_FILES = {
         "apiVersion: m3.dev/v1alpha1\nkind: TrainingJob\nspec: {}\n",
         "metadata.name: must start with a letter",
     ),
+    "a name that ends in a line break": (
+        'apiVersion: m3.dev/v1alpha1\nkind: TrainingJob\nmetadata: {name: "a\\n"}\nspec: {}\n',
+        "metadata.name: must start with a letter",
+    ),
     "no spec": (
         "apiVersion: m3.dev/v1alpha1\nkind: TrainingJob\nmetadata: {name: a}\n",
         "spec: must be set",
