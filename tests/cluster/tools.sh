@@ -29,6 +29,8 @@ describe() { # NAME: its folder under tools/, its package, and `image` where it 
     ray-operator) echo "kuberay github.com/ray-project/kuberay/ray-operator image" ;;
     minio) echo "minio github.com/minio/minio image" ;;
     pause) echo "pause m3.dev/tools/pause image" ;;
+    # Kubeflow Trainer's, for benchmarks/operator
+    trainer-controller-manager) echo "trainer github.com/kubeflow/trainer/v2/cmd/$1 host" ;;
     *) die "tools.sh knows no tool named '$1'; see describe() in it" ;;
   esac
 }
@@ -38,6 +40,8 @@ module_of() { # NAME: the folder under tools/ that pins it, and the module
     kubernetes) echo "kubernetes k8s.io/kubernetes" ;;
     kuberay) echo "kuberay github.com/ray-project/kuberay/ray-operator" ;;
     local-path-provisioner) echo "kubernetes github.com/rancher/local-path-provisioner" ;;
+    trainer) echo "trainer github.com/kubeflow/trainer/v2" ;;
+    jobset) echo "trainer sigs.k8s.io/jobset" ;; # as Trainer pins it
     *) die "tools.sh knows no module named '$1'; see module_of() in it" ;;
   esac
 }
