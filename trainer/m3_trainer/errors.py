@@ -5,11 +5,13 @@
     │   ├── InvalidSpec          exit 2   the file says something that cannot be
     │   ├── DataError            exit 3   the data is not what the file says it is
     │   ├── TrainingFailed       exit 6   the model refused to learn from it
-    │   └── UserCodeFailed       exit 8   a class of the user's own raised
+    │   ├── UserCodeFailed       exit 8   a class of the user's own raised
+    │   └── OOMKilled            exit 137 the kernel killed it for want of memory; told by the supervisor
     └── EnvironmentFault         retried in the cluster, with back-off
         ├── TrackingUnavailable  exit 4   MLflow does not answer, or refuses
         ├── StorageFull          exit 5   no space left where it writes
-        └── SourceUnavailable    exit 7   the data's store does not answer
+        ├── SourceUnavailable    exit 7   the data's store does not answer
+        └── HeadRestarted        exit 9   this attempt was begun before, and not ended by this process
 
 The message of each is one sentence or two: what must be true, what was found, what to do. `Stopped` is not an error of this
 tree: somebody asked the job to end.
@@ -23,6 +25,11 @@ import traceback
 from collections.abc import Iterator
 from typing import ClassVar
 
+MARK = "M3_ERROR "
+"""Starts the last line of a failing job."""
+MAX_MESSAGE = 4_000
+"""Characters of a message in that line: Ray keeps the last 20,000 of a job's output, and half a line of JSON tells nothing."""
+
 
 class M3Error(Exception):
     """Base of the tree; `reason` becomes the reason of the job's condition in the cluster."""
@@ -33,8 +40,9 @@ class M3Error(Exception):
 
     def report(self) -> str:
         """The last line of a failing job: Ray puts it into the RayJob's message, so the reason is known with MLflow down."""
-        body = {"reason": self.reason, "type": self.kind, "message": str(self), "retriable": self.retriable}
-        return "M3_ERROR " + json.dumps(body)
+        message = str(self)[:MAX_MESSAGE]
+        body = {"reason": self.reason, "type": self.kind, "message": message, "retriable": self.retriable}
+        return MARK + json.dumps(body)
 
     @property
     def kind(self) -> str:
@@ -83,6 +91,13 @@ class UserCodeFailed(UserError):
         return self._kind
 
 
+class OOMKilled(UserError):
+    """The kernel killed the training process: the pod's memory is too small, and the next attempt's would be the same."""
+
+    reason = "OOMKilled"
+    exit_code = 137
+
+
 class EnvironmentFault(M3Error):
     """Not the user's mistake; another attempt may succeed."""
 
@@ -108,6 +123,13 @@ class SourceUnavailable(EnvironmentFault):
 
     reason = "SourceUnavailable"
     exit_code = 7
+
+
+class HeadRestarted(EnvironmentFault):
+    """A run of this attempt is there, and it was not this process that began it: the next attempt begins afresh."""
+
+    reason = "HeadRestarted"
+    exit_code = 9
 
 
 class Stopped(BaseException):

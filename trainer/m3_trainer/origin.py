@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+RUN_FILE = "M3_RUN_FILE"
+"""Names the file in which the training process tells its supervisor which run is its own."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -36,3 +39,14 @@ class Origin:
             "m3.operator": self.operator,
         }
         return {name: value for name, value in found.items() if value}
+
+    def version_tags(self) -> dict[str, str]:
+        """Tags that lead from a version to the attempt that registered it; none on a laptop."""
+        if not self.uid:
+            return {}
+        found = {"m3.job.uid": self.uid, "m3.job.attempt": str(self.attempt)}
+        return found | self.owner_tags()
+
+    def owner_tags(self) -> dict[str, str]:
+        """Tag of a registered model: the namespace whose jobs may move its aliases."""
+        return {"m3.namespace": self.namespace} if self.namespace else {}

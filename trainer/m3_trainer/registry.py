@@ -6,13 +6,16 @@ import importlib.metadata
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from m3_trainer import models
 from m3_trainer.errors import DataError, InvalidSpec
 from m3_trainer.tracking import Run, Tracker, explained
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 # Given, they spare MLflow a subprocess that infers them: 0.2 s instead of 3.
 REQUIREMENTS = ("mlflow", "scikit-learn", "skops", "numpy", "pandas", "xgboost-cpu", "lightgbm")
@@ -30,6 +33,9 @@ class Version:
     @property
     def uri(self) -> str:
         return f"models:/{self.name}/{self.version}"
+
+    def document(self) -> dict[str, str]:
+        return {"name": self.name, "version": self.version, "uri": self.uri}
 
 
 def store(run: Run, estimator: Any, example: pd.DataFrame) -> str:
@@ -67,21 +73,49 @@ def _version(name: str) -> str | None:
 
 
 def register(run: Run, model_uri: str, name: str) -> Version:
-    """A new version of `name` for this run; the one that is there, where a restarted job comes by again."""
+    """The version of `name` for this attempt of the job: the one that is there, or a new one.
+
+    An earlier attempt may have ended between its registration and the moment when its run names the version: nobody was told
+    of that version, and this one takes its place. So does a version that a repeated request has made twice.
+    """
+    attempt = str(run.origin.attempt)
+    own = [str(found.version) for found in _versions(run, name) if found.tags["m3.job.attempt"] == attempt]
+    version = own[0] if own else _create(run, model_uri, name)
+    for found in _versions(run, name):
+        if str(found.version) != version and not _is_announced(run, found):
+            run.client.delete_model_version(name, str(found.version))
+    return Version(name, version)
+
+
+def _versions(run: Run, name: str) -> list[ModelVersion]:
+    """Versions of the model by attempts of this run's job; a run on a laptop has no attempts."""
+    if not run.origin.uid:
+        return []
+    found = run.client.search_model_versions(f"tags.`m3.job.uid` = '{run.origin.uid}'")
+    return [version for version in found if version.name == name]
+
+
+def _create(run: Run, model_uri: str, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
-    for found in run.client.search_model_versions(f"run_id = '{run.id}'"):
-        if found.name == name:
-            return Version(name, str(found.version))
+    origin = run.origin
     try:
-        run.client.create_registered_model(name)
+        run.client.create_registered_model(name, tags=origin.owner_tags())
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    model_id = model_uri.removeprefix("models:/")
     made = run.client.create_model_version(
-        name, source=model_uri, run_id=run.id, model_id=model_uri.removeprefix("models:/")
+        name, source=model_uri, run_id=run.id, model_id=model_id, tags=origin.version_tags()
     )
-    return Version(name, str(made.version))
+    return str(made.version)
+
+
+def _is_announced(run: Run, version: ModelVersion) -> bool:
+    """Whether its run names it, or somebody has given it an alias."""
+    tags = run.client.get_run(version.run_id).data.tags
+    aliases = run.client.get_model_version(version.name, version.version).aliases
+    return tags.get("m3.model.version") == str(version.version) or bool(aliases)
 
 
 def load(uri: str, tracker: Tracker) -> Any:

@@ -1,4 +1,6 @@
-"""The run in MLflow: found or made, filled, ended. The only module, with `registry`, that talks to MLflow."""
+"""The run in MLflow: found or made, filled, ended. With `registry`, and `mlflow_rest` for what outlives the training, the only
+module that talks to MLflow.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from m3_trainer.errors import InvalidSpec, M3Error, Stopped, StorageFull, TrackingUnavailable, chain, is_disk_full
-from m3_trainer.origin import Origin
+from m3_trainer.errors import (
+    HeadRestarted,
+    InvalidSpec,
+    M3Error,
+    Stopped,
+    StorageFull,
+    TrackingUnavailable,
+    chain,
+    is_disk_full,
+)
+from m3_trainer.mlflow_rest import OwnRun
+from m3_trainer.origin import RUN_FILE, Origin
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run as Entity
 
 log = logging.getLogger(__name__)
 
@@ -147,17 +160,24 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
+@dataclass(frozen=True)
 class Run:
     """One run in MLflow."""
 
-    def __init__(self, client: MlflowClient, run_id: str, experiment_id: str, tracker: Tracker):
-        self.client, self.id, self.experiment_id, self.tracker = client, run_id, experiment_id, tracker
+    client: MlflowClient
+    id: str
+    experiment_id: str
+    tracker: Tracker
+    origin: Origin
 
     @property
     def url(self) -> str | None:
         """Address of the run's page, where there is a server."""
         base = self.tracker.uri.rstrip("/")
         return f"{base}/#/experiments/{self.experiment_id}/runs/{self.id}" if self.tracker.is_server else None
+
+    def document(self) -> dict[str, str | None]:
+        return {"experimentId": self.experiment_id, "runId": self.id, "url": self.url, "trackingUri": self.tracker.uri}
 
     def log(
         self,
@@ -213,21 +233,34 @@ def without_password(uri: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
 
 
+def registered_before(tracker: Tracker, experiment: str, origin: Origin) -> Run | None:
+    """The run of this very attempt, if it has come to its end: KubeRay submits a job again whose head restarted.
+
+    Raises `HeadRestarted` where the attempt was begun and has no model: what became of it nobody knows, and the attempt ends.
+    A queue that took the cluster away and gave it back (Kueue) leaves the same behind.
+    """
+    if not origin.uid:
+        return None
+    with explained(tracker):
+        client = tracker.client()
+        found = _find(client, experiment, origin)
+    if found is None:
+        return None
+    if found.info.status == "FINISHED" and "m3.model.version" in found.data.tags:
+        return Run(client, found.info.run_id, found.info.experiment_id, tracker, origin)
+    raise HeadRestarted(
+        f"attempt {origin.attempt} must be begun once; its run {found.info.run_id} is there and {found.info.status}: the head, "
+        "or the whole cluster, was restarted under it"
+    )
+
+
 @contextmanager
 def open_run(tracker: Tracker, experiment: str, origin: Origin) -> Iterator[Run]:
-    """A run that ends as FINISHED, FAILED or KILLED, whatever happens inside. Raises `TrackingUnavailable`, `StorageFull`.
-
-    Found before made, by the object's uid and the attempt: KubeRay submits a job again whose head restarted.
-    """
+    """A run that ends as FINISHED, FAILED or KILLED, whatever happens inside. Raises `TrackingUnavailable`, `StorageFull`."""
     with explained(tracker):
         client = tracker.client()
         experiment_id = _experiment(client, tracker, experiment)
-        run = Run(
-            client,
-            _find(client, experiment_id, origin) or _create(client, experiment_id, origin),
-            experiment_id,
-            tracker,
-        )
+        run = _create(client, experiment_id, tracker, origin)
     try:
         with explained(tracker):
             yield run
@@ -265,17 +298,16 @@ def _experiment(client: MlflowClient, tracker: Tracker, name: str) -> str:
         raise
 
 
-def _find(client: MlflowClient, experiment_id: str, origin: Origin) -> str | None:
-    if not origin.uid:
+def _find(client: MlflowClient, experiment: str, origin: Origin) -> Entity | None:
+    if (made := client.get_experiment_by_name(experiment)) is None:
         return None
     wanted = f"tags.`m3.job.uid` = '{origin.uid}' AND tags.`m3.job.attempt` = '{origin.attempt}'"
-    runs = client.search_runs([experiment_id], wanted, max_results=1)
-    if not runs:
-        return None
-    client.update_run(runs[0].info.run_id, status="RUNNING")
-    return runs[0].info.run_id
+    return next(iter(client.search_runs([made.experiment_id], wanted, max_results=1)), None)
 
 
-def _create(client: MlflowClient, experiment_id: str, origin: Origin) -> str:
+def _create(client: MlflowClient, experiment_id: str, tracker: Tracker, origin: Origin) -> Run:
     tags = origin.tags() | {"mlflow.source.name": "m3", "mlflow.source.type": "JOB" if origin.uid else "LOCAL"}
-    return client.create_run(experiment_id, tags=tags, run_name=origin.name).info.run_id
+    info = client.create_run(experiment_id, tags=tags, run_name=origin.name).info
+    if file := os.environ.get(RUN_FILE):
+        OwnRun(info.run_id, info.artifact_uri, tracker.uri).write(Path(file))
+    return Run(client, info.run_id, experiment_id, tracker, origin)

@@ -24,6 +24,8 @@ from m3_trainer.tracking import Run, Tracker
 
 log = logging.getLogger(__name__)
 
+COUNTS = ("train_rows", "train_positives", "test_rows", "test_positives")
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -41,12 +43,8 @@ class Prepared:
     card: np.ndarray | None
 
     def counts(self) -> dict[str, int]:
-        return {
-            "train_rows": len(self.train),
-            "train_positives": int(self.train_target.sum()),
-            "test_rows": len(self.test),
-            "test_positives": int(self.test_target.sum()),
-        }
+        figures = len(self.train), self.train_target.sum(), len(self.test), self.test_target.sum()
+        return {name: int(figure) for name, figure in zip(COUNTS, figures, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,25 @@ class Result:
     def document(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def told_by(cls, run: Run) -> Result:
+        """The result of a run that ended earlier, as far as MLflow keeps it."""
+        data = run.client.get_run(run.id).data
+        counts = {name: int(value) for name, value in data.metrics.items() if name in COUNTS}
+        version = registry.Version(data.tags["m3.model.name"], data.tags["m3.model.version"])
+        return cls(
+            metrics={name: value for name, value in data.metrics.items() if name not in COUNTS},
+            rows=counts,
+            features=data.params["features"].split(","),
+            run=run.document(),
+            model=version.document(),
+            lineage={
+                "dataDigest": data.tags["m3.data.digest"],
+                "rows": int(data.tags["m3.data.rows"]),
+                "specHash": data.tags["m3.spec.hash"],
+            },
+        )
+
 
 def train(workload: Workload, tracker: Tracker, origin: Origin | None = None) -> Result:
     """Run a workload to its registered model. Raises the errors of `m3_trainer.errors`.
@@ -76,9 +93,13 @@ def train(workload: Workload, tracker: Tracker, origin: Origin | None = None) ->
     if unavailable:
         prepare(workload)
         raise unavailable
+    origin, experiment = origin or Origin(), workload.tracking.experiment_name
     with clock.step("import MLflow"):
         tracker.client()
-    with tracking.open_run(tracker, workload.tracking.experiment_name, origin or Origin()) as run:
+    if earlier := tracking.registered_before(tracker, experiment, origin):
+        log.info("attempt %d has registered its model already (run %s): nothing to do", origin.attempt, earlier.id)
+        return Result.told_by(earlier)
+    with tracking.open_run(tracker, experiment, origin) as run:
         return _train(workload, run, clock)
 
 
@@ -107,8 +128,8 @@ def _train(workload: Workload, run: Run, clock: Clock) -> Result:
         metrics=metrics,
         rows=prepared.counts(),
         features=prepared.names,
-        run={"experimentId": run.experiment_id, "runId": run.id, "url": run.url, "trackingUri": run.tracker.uri},
-        model={"name": version.name, "version": version.version, "uri": version.uri},
+        run=run.document(),
+        model=version.document(),
         lineage=lineage,
         seconds=clock.seconds,
     )

@@ -2,14 +2,15 @@
 
 import json
 import os
+import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from support import M3, Ended
+from support import M3, Ended, unused_port, wait_until
 
 from m3_trainer.cli.main import main
 
@@ -77,3 +78,31 @@ def job_file(clean: Path) -> Callable[..., str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server with its own host check."""
+    folder, port = tmp_path_factory.mktemp("mlflow"), unused_port()
+    command = [M3[0], "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    hosts = ["--allowed-hosts", f"127.0.0.1:{port}"]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([*command, *stores, *hosts], env=environment, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: answers(port), 90, lambda: (folder / "log").read_text())
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

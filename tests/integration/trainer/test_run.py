@@ -2,10 +2,7 @@
 
 import json
 import os
-import signal
-import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +10,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-from support import M3, Ended, unused_port, wait_until
+from support import M3, unused_port
 
 HANDBOOK = Path(__file__).parents[4] / "shared/data/transactions.parquet"
 
@@ -251,113 +248,12 @@ def test_with_mlflow_down_a_mistake_of_the_user_is_what_is_reported(m3, job_file
     assert "column `FRAUD` must be in the data; did you mean `TX_FRAUD`?" in ended.err
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MLflow server with its own host check."""
-    folder, port = tmp_path_factory.mktemp("mlflow"), unused_port()
-    command = [M3[0], "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination",
-        str(folder / "artifacts"),
-    ]
-    hosts = ["--allowed-hosts", f"127.0.0.1:{port}"]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([*command, *stores, *hosts], env=environment, stdout=log, stderr=log)
-    try:
-        wait_until(lambda: answers(port), 90, lambda: (folder / "log").read_text())
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def job_environment(server: str, workload: dict, attempt: str = "1") -> dict[str, str]:
-    return {
-        "M3_WORKLOAD": json.dumps(workload), "M3_JOB_NAME": "fraud-rf", "M3_JOB_NAMESPACE": "default",
-        "M3_JOB_UID": "0f3c", "M3_ATTEMPT": attempt, "M3_OPERATOR_ID": "m3-system/m3", "MLFLOW_TRACKING_URI": server,
-    }  # fmt: skip
-
-
-WORKLOAD = {
-    "data": {"uri": "sample://transactions?rows=20000", "target": "TX_FRAUD", "timeColumn": "TX_DATETIME"},
-    "model": {"hyperparameters": {"n_estimators": 5, "max_depth": 5}},
-}
-
-
-def test_a_job_that_is_submitted_again_makes_no_second_run_or_version(m3_process, server: str) -> None:
-    ended: list[Ended] = [m3_process("job", **job_environment(server, WORKLOAD)) for _ in range(2)]
-    assert [one.code for one in ended] == [0, 0], ended[0].err + ended[1].err
-    first, second = (json.loads(one.out.splitlines()[-1]) for one in ended)
-    assert (first["run"]["runId"], first["model"]) == (second["run"]["runId"], second["model"])
-    run = mlflow.MlflowClient(server).get_run(first["run"]["runId"])
-    expected = {
-        "m3.job.uid": "0f3c", "m3.job.attempt": "1", "m3.job.name": "fraud-rf", "m3.job.namespace": "default",
-        "m3.operator": "m3-system/m3", "m3.model.name": "fraud_detector", "m3.model.version": "1",
-    }  # fmt: skip
-    assert run.data.tags.items() >= expected.items()
-    assert run.info.status == "FINISHED"
-
-
-def test_a_failing_job_ends_with_one_line_for_the_operator(m3_process, server: str) -> None:
-    workload = WORKLOAD | {"data": WORKLOAD["data"] | {"uri": "none.csv"}}
-    ended = m3_process("job", **job_environment(server, workload, attempt="2"))
-    assert ended.code == 3
-    last = ended.out.splitlines()[-1]
-    assert last.startswith("M3_ERROR ")
-    error = json.loads(last.removeprefix("M3_ERROR "))
-    assert (error["reason"], error["type"], error["retriable"]) == ("InvalidData", "DataError", False)
-    assert error["message"].startswith("data.uri: the file none.csv must exist where the job runs")
-
-
-def test_a_job_without_a_workload_says_so(m3_process, server: str) -> None:
-    ended = m3_process("job", MLFLOW_TRACKING_URI=server)
-    assert ended.code == 2
-    assert json.loads(ended.out.splitlines()[-1].removeprefix("M3_ERROR "))["reason"] == "InvalidSpec"
-
-
 def test_a_server_that_refuses_the_host_name_is_told_apart_from_one_that_is_down(m3, job_file, server: str) -> None:
     uri = server.replace("127.0.0.1", "localhost")
     ended = m3("run", "-f", job_file(), "--tracking-uri", uri)
     assert ended.code == 4
     host = uri.removeprefix("http://")
     assert f"MLflow at {uri} must accept the host name {host}: start it with --allowed-hosts {host}" in ended.err
-
-
-def test_sigterm_ends_the_run_as_killed(server: str) -> None:
-    slow = WORKLOAD | {
-        "data": WORKLOAD["data"] | {"uri": "sample://transactions?rows=400000"},
-        "model": {"hyperparameters": {"n_estimators": 5000}},
-    }
-    environment = os.environ | job_environment(server, slow, attempt="3")
-    process = subprocess.Popen([*M3, "job"], env=environment, stderr=subprocess.PIPE, text=True)
-    try:
-        tracked = mlflow.MlflowClient(server)
-        wait_until(lambda: phase(tracked, "3") == "training", 90)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 130
-        assert run_of(tracked, "3").info.status == "KILLED"
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def run_of(tracked: mlflow.MlflowClient, attempt: str):
-    experiment = tracked.get_experiment_by_name("fraud_detection")
-    runs = tracked.search_runs([experiment.experiment_id], f"tags.`m3.job.attempt` = '{attempt}'") if experiment else []
-    return runs[0] if runs else None
-
-
-def phase(tracked: mlflow.MlflowClient, attempt: str) -> str | None:
-    run = run_of(tracked, attempt)
-    return run.data.tags.get("m3.phase") if run else None
 
 
 @contextmanager
@@ -404,48 +300,7 @@ def test_a_row_that_is_no_row_of_the_model_is_refused(m3, job_file, features: st
     assert ended.code in (2, 3)
 
 
-def test_two_jobs_at_once_share_one_experiment_and_take_two_versions(m3_process, server: str) -> None:
-    ended: list[Ended] = []
-    workload = WORKLOAD | {"tracking": {"experimentName": "together"}, "registry": {"modelName": "together"}}
-    threads = [
-        threading.Thread(
-            target=lambda uid=uid: ended.append(m3_process("job", **job_environment(server, workload, uid)))
-        )
-        for uid in ("11", "12")
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [one.code for one in ended] == [0, 0], ended
-    versions = {json.loads(one.out.splitlines()[-1])["model"]["version"] for one in ended}
-    assert versions == {"1", "2"}
-
-
 def test_a_folder_that_may_not_be_written_to_is_named(m3, job_file, clean: Path) -> None:
     (clean / "file").write_text("in the way")
     ended = m3("run", "-f", job_file(), "--home", "file/m3")
     assert (ended.code, "file/m3 must be a folder that can be written to" in ended.err) == (2, True), ended.err
-
-
-USER_CLASS = """
-from sklearn.base import BaseEstimator, ClassifierMixin
-
-class Model(ClassifierMixin, BaseEstimator):
-    def fit(self, features, target):
-        raise KeyError("no such table")
-
-    def predict_proba(self, features):
-        return features
-"""
-
-
-def test_an_error_in_a_class_of_the_users_own_is_told_with_its_file_and_line(
-    m3_process, server: str, clean: Path
-) -> None:
-    (clean / "mine.py").write_text(USER_CLASS)
-    workload = WORKLOAD | {"model": {"type": "mine:Model"}}
-    ended = m3_process("job", PYTHONPATH=str(clean), **job_environment(server, workload, "21"))
-    error = json.loads(ended.out.splitlines()[-1].removeprefix("M3_ERROR "))
-    assert (ended.code, error["reason"], error["type"]) == (8, "UserCodeFailed", "KeyError"), ended.err
-    assert error["message"] == f"'no such table' ({clean / 'mine.py'}, line 6)"

@@ -166,13 +166,21 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
 
 @app.command(hidden=True)
 def job(home: HomeOption = DEFAULT_HOME) -> None:
-    """What runs inside the cluster: the workload comes as `M3_WORKLOAD`; the last line of a failure is `M3_ERROR {json}`."""
+    """What runs inside the cluster: `m3 attempt`, supervised."""
+    from m3_trainer import supervisor
+
+    raise typer.Exit(supervisor.main(["--home", str(home)]))
+
+
+@app.command(hidden=True)
+def attempt(home: HomeOption = DEFAULT_HOME) -> None:
+    """One attempt of a job: the workload comes as `M3_WORKLOAD`; the last line of a failure is `M3_ERROR {json}`."""
     from m3_trainer import files
     from m3_trainer.origin import Origin
     from m3_trainer.tracking import Tracker
     from m3_trainer.train import train as train_workload
 
-    _stop_on_sigterm()
+    _stop_on_signals(signal.SIGTERM, signal.SIGINT)
     try:
         workload = files.parse_workload(_environment_json("M3_WORKLOAD"), at="spec")
         tracker = Tracker.choose(os.environ.get("MLFLOW_TRACKING_URI"), home)
@@ -206,7 +214,7 @@ def _train(
     from m3_trainer.tracking import Tracker
     from m3_trainer.train import train as train_workload
 
-    _stop_on_sigterm()
+    _stop_on_signals(signal.SIGTERM)
     result = train_workload(workload, Tracker.choose(uri, home), Origin(name=name))
     print(json.dumps(result.document()) if output is Output.json else show.result(result, file))
 
@@ -298,11 +306,17 @@ def data_sample(
     )
 
 
-def _stop_on_sigterm() -> None:
+def _stop_on_signals(*signals: signal.Signals) -> None:
+    """The first of them ends the run as KILLED. Another must not end the ending: Ray sends SIGTERM to every process of a job,
+    and its supervisor passes it on."""
+
     def stop(*_: Any) -> NoReturn:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
         raise Stopped
 
-    signal.signal(signal.SIGTERM, stop)
+    for each in signals:
+        signal.signal(each, stop)
 
 
 def _as_ours(error: M3Error | OSError) -> M3Error:
