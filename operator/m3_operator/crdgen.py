@@ -85,12 +85,14 @@ def _converted_children(result: Schema, definitions: Schema, path: str) -> Schem
 
 def _map(schema: Schema) -> Schema:
     """The values' schema and the keys' rule of a map whose keys are bounded."""
-    patterns: Schema = schema.get("patternProperties", {})
     names: Schema = schema.get("propertyNames", {})
-    values = next(iter(patterns.values()), schema.get("additionalProperties"))
+    values = schema.get("additionalProperties")
     if not isinstance(values, dict) or values.get("x-kubernetes-preserve-unknown-fields"):
         return {}
-    checks = [(f"key.matches('{pattern}')", f"must match `{pattern}`") for pattern in patterns]
+    checks = [
+        (rule["rule"].replace("self.", "key.", 1), rule["message"])
+        for rule in names.get("x-kubernetes-validations", ())
+    ]
     if "maxLength" in names:
         checks.append((f"size(key) <= {names['maxLength']}", f"must be at most {names['maxLength']} characters"))
     rules = [{"rule": f"self.all(key, {cel})", "message": f"each key {message}"} for cel, message in checks]

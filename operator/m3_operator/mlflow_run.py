@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from m3_trainer.promotion import NOT_COMPARABLE, Evidence
+
 JOB_UID = "m3.job.uid"
 ATTEMPT = "m3.job.attempt"
 OPERATOR = "m3.operator"
+NAMESPACE = "m3.namespace"
 MAX_METRICS = 64
 
 Object = dict[str, Any]
@@ -33,6 +36,8 @@ class Run:
     job_uid: str
     attempt: int
     status: str
+    job_name: str = ""
+    job_namespace: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     percentage: int | None = None
     remaining_seconds: int | None = None
@@ -42,6 +47,23 @@ class Run:
     rows: int | None = None
     spec_hash: str | None = None
     git_commit: str | None = None
+    evidence: Evidence | None = None
+    """What the job found out about the alias that its model may take over."""
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the job has done its work: the version is the last thing that it writes."""
+        return self.model_name is not None and self.model_version is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """A registered model, as far as an alias is concerned."""
+
+    owner: str | None
+    """Namespace that the model belongs to."""
+    aliases: dict[str, str]
+    """Version by alias."""
 
 
 def parse(run: Object) -> Run:
@@ -54,6 +76,8 @@ def parse(run: Object) -> Run:
         job_uid=tags.get(JOB_UID, ""),
         attempt=_whole(tags.get(ATTEMPT)) or 0,
         status=info.get("status", ""),
+        job_name=tags.get("m3.job.name", ""),
+        job_namespace=tags.get("m3.job.namespace", ""),
         metrics=_metrics(data.get("metrics", ())),
         percentage=_percentage(tags.get("m3.progress.percentage")),
         remaining_seconds=_whole(tags.get("m3.progress.remaining_seconds")),
@@ -63,6 +87,26 @@ def parse(run: Object) -> Run:
         rows=_whole(tags.get("m3.data.rows")),
         spec_hash=tags.get("m3.spec.hash") or None,
         git_commit=tags.get("mlflow.source.git.commit") or None,
+        evidence=_evidence(tags),
+    )
+
+
+def parse_model(model: Object) -> RegisteredModel:
+    """A registered model, as `registered-models/get` gives it."""
+    tags = {tag["key"]: tag.get("value", "") for tag in model.get("tags", ())}
+    aliases = {each["alias"]: str(each["version"]) for each in model.get("aliases", ())}
+    return RegisteredModel(owner=tags.get(NAMESPACE) or None, aliases=aliases)
+
+
+def _evidence(tags: dict[str, str]) -> Evidence | None:
+    score = _number(tags.get("m3.promotion.score"))
+    if score is None:
+        return None
+    return Evidence(
+        score=score,
+        holder_version=tags.get("m3.promotion.holder.version") or None,
+        holder_score=_number(tags.get("m3.promotion.holder.score")),
+        obstacle=tags.get("m3.promotion.obstacle", "").removeprefix(f"{NOT_COMPARABLE}:").strip() or None,
     )
 
 
@@ -87,3 +131,11 @@ def _percentage(text: str | None) -> int | None:
 
 def _whole(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() else None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text or "nan")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

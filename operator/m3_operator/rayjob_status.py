@@ -26,11 +26,12 @@ Object = dict[str, Any]
 
 class Stage(Enum):
     CREATED = 1
-    CLUSTER_STARTING = 2
-    JOB_STARTING = 3
-    RUNNING = 4
-    SUCCEEDED = 5
-    FAILED = 6
+    SUSPENDED = 2
+    CLUSTER_STARTING = 3
+    JOB_STARTING = 4
+    RUNNING = 5
+    SUCCEEDED = 6
+    FAILED = 7
 
     @property
     def is_final(self) -> bool:
@@ -64,7 +65,15 @@ class Child:
     is_settled: bool
     stage: Stage
     failure: Failure | None
+    is_explained: bool
+    """Whether the failure is the job's own word, or KubeRay's judgement of the manifest: pods could not tell more."""
+    trouble: Failure | None
+    """Why KubeRay cannot make the cluster's pods."""
+    queue: str | None
+    """Kueue's queue: Kueue alone suspends this RayJob and lets it run."""
     cluster_name: str | None
+    head_pod: str | None
+    cluster_ready_at: datetime | None
     job_id: str | None
     created_at: datetime | None
     running_since: datetime | None
@@ -77,7 +86,9 @@ def observe(rayjob: Object) -> Child:
     labels = meta.get("labels") or {}
     owner = next((ref for ref in meta.get("ownerReferences") or () if ref.get("controller")), {})
     info = status.get("rayJobInfo") or {}
-    stage = _stage(status)
+    stage = _stage(status, rayjob.get("spec", {}).get("suspend") is True)
+    failure = _failure(status) if stage is Stage.FAILED else None
+    cluster = status.get("rayClusterStatus") or {}
     return Child(
         namespace=meta.get("namespace", ""),
         name=meta.get("name", ""),
@@ -90,8 +101,13 @@ def observe(rayjob: Object) -> Child:
         is_deleting="deletionTimestamp" in meta,
         is_settled=labels.get(keys.SETTLED) == "true",
         stage=stage,
-        failure=_failure(status) if stage is Stage.FAILED else None,
+        failure=failure,
+        is_explained=failure is not None and failure.reason not in UNEXPLAINED,
+        trouble=_trouble(rayjob, status, cluster),
+        queue=labels.get(keys.QUEUE),
         cluster_name=status.get("rayClusterName") or None,
+        head_pod=(cluster.get("head") or {}).get("podName") or None,
+        cluster_ready_at=_since(cluster, "RayClusterProvisioned"),
         job_id=status.get("jobId") or None,
         created_at=_time(meta.get("creationTimestamp")),
         running_since=_time(info.get("startTime")),
@@ -99,7 +115,7 @@ def observe(rayjob: Object) -> Child:
     )
 
 
-def _stage(status: Object) -> Stage:
+def _stage(status: Object, suspend: bool) -> Stage:
     match status.get("jobDeploymentStatus", ""), status.get("jobStatus", ""):
         case "Complete", "SUCCEEDED":
             return Stage.SUCCEEDED
@@ -112,9 +128,51 @@ def _stage(status: Object) -> Stage:
             return Stage.RUNNING
         case "Running", _:
             return Stage.JOB_STARTING
+        case (("Suspending" | "Suspended"), _):
+            return Stage.SUSPENDED
         case "", _:
-            return Stage.CREATED
+            return Stage.SUSPENDED if suspend else Stage.CREATED
     return Stage.CLUSTER_STARTING
+
+
+UNEXPLAINED = (
+    Reason.JOB_CRASHED,
+    "SubmissionFailed",
+    "JobStatusCheckTimeoutExceeded",
+    "JobDeploymentStatusTransitionGracePeriodExceeded",
+)
+"""Ends of which KubeRay saw only the outside: a killed head looks like any of them."""
+
+
+def _trouble(rayjob: Object, status: Object, cluster: Object) -> Failure | None:
+    told = _condition(cluster, "ReplicaFailure")
+    if told.get("status") == "True":
+        text = " ".join(str(told.get("message", "")).split())
+        return refused_by_kubernetes(text.removeprefix(str(told.get("reason"))).strip(), Reason.POD_REFUSED)
+    # KubeRay writes an empty status where it has not found the cluster; a cluster that is there tells its generation
+    if rayjob.get("spec", {}).get("clusterSelector") and cluster and not cluster.get("observedGeneration"):
+        message = (
+            f"RayCluster {status.get('rayClusterName')} is not there: make it, or correct `spec.ray.clusterSelector`"
+        )
+        return Failure(Reason.RAY_CLUSTER_NOT_FOUND, message, retriable=True)
+    return None
+
+
+def refused_by_kubernetes(message: str, otherwise: str) -> Failure:
+    """Why something may not be made: a quota, which may have room later, or `otherwise`."""
+    if "exceeded quota" not in message:
+        return Failure(otherwise, message, retriable=True)
+    cure = "ask for less in `spec.ray`, wait for other jobs to end, or raise the namespace's ResourceQuota"
+    return Failure(Reason.QUOTA_EXCEEDED, f"{message}: {cure}", retriable=True)
+
+
+def _condition(cluster: Object, kind: str) -> Object:
+    return next((each for each in cluster.get("conditions") or () if each.get("type") == kind), {})
+
+
+def _since(cluster: Object, kind: str) -> datetime | None:
+    condition = _condition(cluster, kind)
+    return _time(condition.get("lastTransitionTime")) if condition.get("status") == "True" else None
 
 
 def _failure(status: Object) -> Failure:

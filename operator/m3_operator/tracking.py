@@ -1,22 +1,24 @@
-"""The only module that talks to MLflow: three calls of its REST API. Importing mlflow itself would cost 118 MB."""
+"""The only module that talks to MLflow: a few calls of its REST API. Importing mlflow itself would cost 118 MB."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any
 
 import aiohttp
 
+from m3_operator.draft import AliasMove
 from m3_operator.errors import TrackingError
-from m3_operator.mlflow_run import ATTEMPT, JOB_UID, OPERATOR, Run, parse
+from m3_operator.mlflow_run import ATTEMPT, JOB_UID, OPERATOR, NoRun, RegisteredModel, Run, parse, parse_model
 
 QUICK = 1.0
 """Seconds for a question that a condition waits for. No answer in that time is an answer: Unknown, asked again later."""
 PATIENT = 8.0
 """Seconds for the tick's search."""
 PAGE = 1000
+MAX_TAG = 5000
 
 Object = dict[str, Any]
 
@@ -29,6 +31,7 @@ class Tracking:
         self._operator_id = operator_id
         self._experiments: dict[str, str] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._moving = asyncio.Lock()
 
     async def open(self) -> None:
         self._session = aiohttp.ClientSession()
@@ -49,14 +52,54 @@ class Tracking:
             found = await self._search([current], wanted, QUICK, pages=1) if current and current != known else []
         return found[0] if found else None
 
-    async def runs_since(self, experiments: Iterable[str], start: datetime) -> list[Run]:
-        """Runs of this operator's jobs that started at `start` or later, newest first."""
-        ids = [await self._experiment(name, PATIENT) for name in sorted(set(experiments))]
-        # MLflow has no IN or OR over tags; and without experiments it finds nothing, and does not say so
-        since = int(start.timestamp() * 1000)
-        wanted = f"tags.`{OPERATOR}` = '{self._operator_id}' AND attributes.start_time >= {since}"
-        return await self._search([id_ for id_ in ids if id_], wanted, PATIENT)
+    async def learn_experiments(self) -> None:
+        """Find the experiments that are there: runs of jobs that were deleted while nobody looked may be in any of them."""
+        query: Object = {"max_results": PAGE}
+        while True:
+            answer = await self._ask("POST", "experiments/search", PATIENT, json=query) or {}
+            self._experiments |= {each["name"]: str(each["experiment_id"]) for each in answer.get("experiments", ())}
+            if not answer.get("next_page_token"):
+                return
+            query["page_token"] = answer["next_page_token"]
 
+    async def running(self, experiments: Iterable[str]) -> list[Run]:
+        """Runs of this operator's jobs that MLflow calls RUNNING, newest first, in these experiments and all that are known."""
+        for name in sorted(set(experiments)):
+            await self._experiment(name, PATIENT)
+        # MLflow has no IN or OR over tags; and without experiments it finds nothing, and does not say so
+        wanted = f"tags.`{OPERATOR}` = '{self._operator_id}' AND attributes.status = 'RUNNING'"
+        return await self._search(sorted(set(self._experiments.values())), wanted, PATIENT)
+
+    async def end(self, run_id: str, status: str, at_millisecond: int) -> bool:
+        """End a run as `status`; False where it has ended by itself meanwhile, or is gone."""
+        answer = await self._ask("GET", "runs/get", PATIENT, params={"run_id": run_id})
+        if answer is None or answer["run"]["info"].get("status") != "RUNNING":
+            return False
+        update = {"run_id": run_id, "status": status, "end_time": at_millisecond}
+        return await self._ask("POST", "runs/update", PATIENT, json=update) is not None
+
+    # the registry
+    async def model(self, name: str) -> RegisteredModel | NoRun:
+        answer = await self._ask("GET", "registered-models/get", QUICK, params={"name": name})
+        return parse_model(answer["registered_model"]) if answer else NoRun.NOT_FOUND
+
+    async def move(self, move: AliasMove) -> bool:
+        """Let an alias point at another version; False where somebody has moved it meanwhile. MLflow has no compare-and-set,
+        so two moves must not overlap: this operator is the only one that makes any, and makes one at a time.
+        """
+        async with self._moving:
+            model = await self.model(move.model)
+            if not isinstance(model, RegisteredModel) or model.aliases.get(move.alias) != move.holder:
+                return False
+            body = {"name": move.model, "alias": move.alias, "version": move.version}
+            return await self._ask("POST", "registered-models/alias", QUICK, json=body) is not None
+
+    async def tag_version(self, name: str, version: str, tags: dict[str, str]) -> None:
+        for key, value in tags.items():
+            body = {"name": name, "version": version, "key": key, "value": value[:MAX_TAG]}
+            await self._ask("POST", "model-versions/set-tag", QUICK, json=body)
+
+    # asking
     async def _experiment(self, name: str, timeout: float) -> str | None:
         if name not in self._experiments:
             answer = await self._ask("GET", "experiments/get-by-name", timeout, params={"experiment_name": name})

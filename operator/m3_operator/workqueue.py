@@ -28,7 +28,7 @@ class Workqueue(Generic[KeyT]):
         """`work` does what a key needs, and says after how many seconds it needs something again."""
         self._work = work
         self._ready: asyncio.Queue[KeyT] = asyncio.Queue()
-        self._waiting: set[KeyT] = set()
+        self._waiting: dict[KeyT, float] = {}
         self._busy: set[KeyT] = set()
         self._timers: dict[KeyT, asyncio.TimerHandle] = {}
         self._failures: Counter[KeyT] = Counter()
@@ -37,11 +37,15 @@ class Workqueue(Generic[KeyT]):
         """Keys that wait for a worker; without those that wait for a time."""
         return len(self._waiting)
 
+    def oldest(self) -> float:
+        """Seconds that the first of them has waited."""
+        return asyncio.get_running_loop().time() - min(self._waiting.values()) if self._waiting else 0.0
+
     def add(self, key: KeyT) -> None:
         """Work on `key` soon; once, however often it is added before that."""
         if key in self._waiting:
             return
-        self._waiting.add(key)
+        self._waiting[key] = asyncio.get_running_loop().time()
         if key not in self._busy:
             self._ready.put_nowait(key)
 
@@ -69,7 +73,7 @@ class Workqueue(Generic[KeyT]):
     async def _worker(self) -> None:
         while True:
             key = await self._ready.get()
-            self._waiting.discard(key)
+            self._waiting.pop(key, None)
             self._busy.add(key)
             try:
                 await self._attend(key)

@@ -55,4 +55,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
+# Why a cluster does not start, and what has killed it.
+- apiGroups: [""]
+  resources: [pods, events]
+  verbs: [list]
 {{- end }}

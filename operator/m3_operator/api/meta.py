@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from m3_operator.api.schema import StatusModel
+from m3_operator.api.schema import LabelKey, LabelValue, StatusModel
 from m3_trainer.schema import Model
 
 Status = Literal["True", "False", "Unknown"]
@@ -31,7 +31,7 @@ class ObjectMeta(Model):
     """When the object was made."""
     deletion_timestamp: datetime | None = None
     """When its deletion was asked for."""
-    labels: dict[str, str] | None = None
+    labels: dict[LabelKey, LabelValue] | None = None
     """Labels of the object."""
 
 

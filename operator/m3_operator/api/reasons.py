@@ -7,6 +7,8 @@ from enum import StrEnum
 
 class ConditionType(StrEnum):
     SUSPENDED = "Suspended"
+    QUOTA_RESERVED = "QuotaReserved"
+    CLUSTER_READY = "ClusterReady"
     RUNNING = "Running"
     COMPLETE = "Complete"
     FAILED = "Failed"
@@ -15,11 +17,13 @@ class ConditionType(StrEnum):
 
 
 class Reason(StrEnum):
-    # Running
-    RAY_JOB_CREATED = "RayJobCreated"
-    """The RayJob is made; KubeRay has not taken it up yet."""
+    # Running and ClusterReady
     CLUSTER_STARTING = "ClusterStarting"
     """Pods are scheduled, images are pulled, Ray starts."""
+    CLUSTER_PROVISIONED = "ClusterProvisioned"
+    """The Ray cluster is there."""
+    ATTEMPT_ENDED = "AttemptEnded"
+    """No attempt is under way, so there is no cluster, and no quota is held."""
     JOB_STARTING = "JobStarting"
     """The cluster is ready; the job's process starts."""
     JOB_RUNNING = "JobRunning"
@@ -30,8 +34,34 @@ class Reason(StrEnum):
     """A RayJob of a deleted TrainingJob still holds the name."""
     REQUEST_REFUSED = "RequestRefused"
     """Kubernetes refuses to make the RayJob, because of a quota for instance; it is asked again."""
+    KUBE_RAY_NOT_RESPONDING = "KubeRayNotResponding"
+    """Nobody has taken the RayJob up."""
+    IMAGE_PULL_BACK_OFF = "ImagePullBackOff"
+    """A pod's image cannot be had."""
+    UNSCHEDULABLE = "Unschedulable"
+    """No node takes a pod; the message has the scheduler's words."""
+    CREATE_CONTAINER_CONFIG_ERROR = "CreateContainerConfigError"
+    """A Secret or ConfigMap that the container's environment names is not there."""
+    VOLUME_NOT_MOUNTED = "VolumeNotMounted"
+    """A volume cannot be mounted: its Secret, ConfigMap or claim is not there, or not to be had."""
+    CRASH_LOOP_BACK_OFF = "CrashLoopBackOff"
+    """Ray's own process ends as soon as it starts."""
+    POD_REFUSED = "PodRefused"
+    """Kubernetes refuses a pod of the cluster, because of Pod Security for instance."""
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    """A ResourceQuota of the namespace does not leave enough."""
+    RAY_CLUSTER_NOT_FOUND = "RayClusterNotFound"
+    """`ray.clusterSelector` names a RayCluster that is not there."""
+    RAY_JOB_SUSPENDED = "RayJobSuspended"
+    """Somebody has suspended the RayJob itself."""
     FINISHED = "Finished"
     """The job is complete, or has failed."""
+
+    # QuotaReserved
+    WAITING_FOR_QUOTA = "WaitingForQuota"
+    """Kueue has not admitted the RayJob, or has taken its quota back."""
+    ADMITTED = "Admitted"
+    """Kueue has admitted the RayJob."""
 
     # Suspended
     JOB_SUSPENDED = "JobSuspended"
@@ -60,6 +90,10 @@ class Reason(StrEnum):
     """Somebody has stopped the Ray job."""
     SUSPENDED = "Suspended"
     """The attempt was stopped by `spec.suspend`; not a failure."""
+    OOM_KILLED = "OOMKilled"
+    """A container was killed at its memory limit. The same memory would not do a second time: not tried again."""
+    HEAD_RESTARTED = "HeadRestarted"
+    """Ray's head was replaced or restarted under the attempt."""
     JOB_CRASHED = "JobCrashed"
     """The job's process ended without saying why: killed, or out of memory."""
 
@@ -72,3 +106,19 @@ class Reason(StrEnum):
     """MLflow has no run of this job."""
     NO_MODEL_VERSION = "NoModelVersion"
     """The run is there and names no model version."""
+
+    # Promoted
+    PROMOTED_FIRST_VERSION = "FirstVersion"
+    """Nothing had the alias before."""
+    PROMOTED_IMPROVED = "Improved"
+    """Better than the version that had the alias, on the same rows."""
+    NOT_IMPROVED = "NotImproved"
+    """Not better by `minImprovement`."""
+    HOLDER_CHANGED = "HolderChanged"
+    """The alias was moved while the job trained."""
+    NOT_COMPARABLE = "NotComparable"
+    """The version that has the alias could not be scored on these rows, or has learned from some of them."""
+    MODEL_OWNED_BY_OTHER_NAMESPACE = "ModelOwnedByOtherNamespace"
+    """The registered model belongs to another namespace."""
+    NOT_REGISTERED = "NotRegistered"
+    """There is no version to promote."""

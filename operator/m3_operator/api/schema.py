@@ -5,17 +5,27 @@ The base model and the rules that hold for one object are in `m3_trainer.schema`
 
 from __future__ import annotations
 
+import re
+from fractions import Fraction
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from m3_trainer.schema import Model, Rule
+from m3_trainer.schema import Model, Must, Rule
 
 LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 DNS_LABEL = rf"^{LABEL}$"
 DNS_SUBDOMAIN = rf"^{LABEL}([.]{LABEL})*$"
-QUANTITY = r"^([0-9]+([.][0-9]+)?|[.][0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
+QUANTITY = r"^([0-9]+([.][0-9]+)?|[.][0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?$"
+IS_QUANTITY = Must(
+    QUANTITY,
+    "must be a quantity: a number, alone or with a unit of Kubernetes, as 500m (half a CPU) or 4Gi (not 4GB)",
+    cel_value="string(self)",
+)
+IS_DNS_NAME = Must(
+    DNS_SUBDOMAIN, "must be a name of Kubernetes: lower-case letters, digits, `-` and `.`, as `data-credentials`"
+)
 
 
 def _quantity_text(value: Any) -> Any:
@@ -26,7 +36,8 @@ def _quantity_text(value: Any) -> Any:
 Quantity = Annotated[
     str,
     BeforeValidator(_quantity_text),
-    Field(min_length=1, max_length=32, pattern=QUANTITY),
+    Field(min_length=1, max_length=32),
+    IS_QUANTITY,
     WithJsonSchema(
         {
             "x-kubernetes-int-or-string": True,
@@ -34,11 +45,43 @@ Quantity = Annotated[
             "minimum": 0,
             "minLength": 1,
             "maxLength": 32,
-            "pattern": QUANTITY,
+            "x-kubernetes-validations": [IS_QUANTITY.rule()],
         }
     ),
 ]
-ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=DNS_SUBDOMAIN)]
+ObjectName = Annotated[str, Field(min_length=1, max_length=253), IS_DNS_NAME]
+QUALIFIED_NAME = rf"({LABEL}([.]{LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"
+LabelKey = Annotated[
+    str,
+    Field(min_length=1, max_length=317),
+    Must(
+        f"^{QUALIFIED_NAME}$",
+        "must be the key of a label: a domain and `/` or neither, then at most 63 letters, digits, `-`, `_` and `.`",
+    ),
+]
+LabelValue = Annotated[
+    str,
+    Field(max_length=63),
+    Must(
+        r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$",
+        "must be the value of a label: letters, digits, `-`, `_` and `.`, the first and the last no sign",
+    ),
+]
+
+
+def amount(quantity: str) -> Fraction:
+    """The number that a quantity stands for, exactly."""
+    number, unit = re.fullmatch(r"([0-9.]+)(.*)", quantity).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    exponent = unit[1:] if unit[:1] in ("e", "E") and unit[1:] else None
+    return Fraction(number) * (Fraction(10) ** int(exponent) if exponent else UNITS[unit])
+
+
+UNITS = {
+    "": Fraction(1),
+    **{unit: Fraction(1000) ** power for power, unit in enumerate("num", -3)},
+    **{unit: Fraction(1000) ** power for power, unit in enumerate("kMGTPE", 1)},
+    **{f"{unit}i": Fraction(1024) ** power for power, unit in enumerate("KMGTPE", 1)},
+}
 Text = Annotated[str, Field(max_length=1024)]
 Message = Annotated[str, Field(max_length=4096)]
 Seconds = Annotated[int, Field(ge=1, le=31_536_000)]

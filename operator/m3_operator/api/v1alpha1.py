@@ -2,34 +2,62 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
-from typing import Annotated, Literal
+from fractions import Fraction
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic.alias_generators import to_camel
 
 from m3_operator.api.meta import Condition, ObjectMeta
 from m3_operator.api.schema import (
     DNS_LABEL,
+    QUALIFIED_NAME,
+    LabelKey,
+    LabelValue,
     Message,
     ObjectName,
     Quantity,
     Seconds,
     StatusModel,
     Text,
+    amount,
     immutable,
 )
 from m3_trainer.config import MAX_JOB_NAME, Workload
-from m3_trainer.schema import Model, Rule, at_most_one_of, exactly_one_of
+from m3_trainer.schema import Model, Must, Rule, at_most_one_of, exactly_one_of
 
 GROUP = "m3.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
-Key = Annotated[str, Field(min_length=1, max_length=317, pattern=r"^[A-Za-z0-9]([A-Za-z0-9_./-]*[A-Za-z0-9])?$")]
-LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$")]
-Path = Annotated[str, Field(min_length=2, max_length=1024, pattern=r"^/[^:]+$")]
-ImageName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9][A-Za-z0-9_./:@-]*$")]
-ResourceList = Annotated[dict[Key, Quantity], Field(max_length=16)]
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+Path = Annotated[
+    str,
+    Field(min_length=2, max_length=1024),
+    Must(r"^/[^:]+$", "must be an absolute path in the container, as /data, without `:`"),
+]
+_PART = r"[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*"
+ImageName = Annotated[
+    str,
+    Field(min_length=1, max_length=512),
+    Must(
+        rf"^([A-Za-z0-9][-A-Za-z0-9.]*(:[0-9]+)?/)?{_PART}(/{_PART})*(:[A-Za-z0-9_][-A-Za-z0-9_.]{{0,127}})?"
+        r"(@sha256:[0-9a-f]{64})?$",
+        "must be the name of an image, as registry.example/team/m3-trainer:1.2: lower-case, no spaces, no https://",
+    ),
+]
+ResourceName = Annotated[
+    str,
+    Field(min_length=1, max_length=317),
+    Must(
+        r"^(cpu|memory|ephemeral-storage|([a-z0-9]([-a-z0-9]*[a-z0-9])?[.])*[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+        r"/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)$",
+        "must be cpu, memory, ephemeral-storage, or a device with its domain, as nvidia.com/gpu",
+    ),
+]
+ResourceList = Annotated[dict[ResourceName, Quantity], Field(max_length=16)]
 
 
 class LocalObjectReference(Model):
@@ -40,14 +68,30 @@ class LocalObjectReference(Model):
 class KeySelector(Model):
     name: ObjectName
     """Name of the Secret or ConfigMap, in the job's namespace."""
-    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+    key: Annotated[
+        str,
+        Field(min_length=1, max_length=253),
+        Must(
+            "^([-_a-zA-Z0-9]|[.][-_a-zA-Z0-9])[-._a-zA-Z0-9]*$",
+            "must be a key of a Secret or ConfigMap: letters, digits, `-`, `_` and `.`",
+        ),
+    ]
     """Key in it."""
     optional: bool = False
     """Start the pod even where the object or the key is not there."""
 
 
 class FieldSelector(Model):
-    field_path: Annotated[str, Field(min_length=1, max_length=253)]
+    field_path: Annotated[
+        str,
+        Field(min_length=1, max_length=512),
+        Must(
+            rf"^(metadata[.](name|namespace|uid|(labels|annotations)\['{QUALIFIED_NAME}'\])"
+            r"|spec[.](nodeName|serviceAccountName)|status[.](hostIP|hostIPs|podIP|podIPs))$",
+            "must be a field of the pod: metadata.name, metadata.namespace, metadata.uid, metadata.labels['KEY'], "
+            "metadata.annotations['KEY'], spec.nodeName, spec.serviceAccountName, status.hostIP or status.podIP",
+        ),
+    ]
     """Field of the pod, as `metadata.name`."""
 
 
@@ -72,7 +116,11 @@ class EnvVar(Model):
         ),
     )
 
-    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=253),
+        Must(r"^[A-Za-z_][A-Za-z0-9_]*$", "must be the name of a variable: letters, digits and `_`, no digit first"),
+    ]
     """Name of the environment variable."""
     value: Annotated[str, Field(max_length=4096)] | None = None
     """Its value; secrets belong into `valueFrom`."""
@@ -103,6 +151,8 @@ class SecretSource(Model):
 
 
 TAKEN_PATHS = ("/tmp", "/dev/shm")  # noqa: S108 paths in the container, where the operator mounts volumes of its own
+STORAGE_PATH = "/storage"
+OPERATOR_PATHS = (*TAKEN_PATHS, STORAGE_PATH)
 VOLUME_SOURCES = ("persistent_volume_claim", "empty_dir", "config_map", "secret")
 
 
@@ -117,17 +167,33 @@ class Volume(Model):
             check=lambda volume: not volume.name.startswith("m3-"),
         ),
         Rule(
-            cel="!(self.mountPath in ['/tmp', '/dev/shm'])",
-            message="`mountPath` must not be /tmp or /dev/shm: the operator mounts those",
-            check=lambda volume: volume.mount_path not in TAKEN_PATHS,
+            cel=f"!(self.mountPath in {list(OPERATOR_PATHS)})",
+            message=f"`mountPath` must not be {', '.join(TAKEN_PATHS)} or {STORAGE_PATH}: the operator mounts those",
+            check=lambda volume: volume.mount_path not in OPERATOR_PATHS,
+        ),
+        Rule(
+            cel="!has(self.subPath) || !self.subPath.split('/').exists(part, part == '..')",
+            message="`subPath` must stay inside the volume: no `..`",
+            check=lambda volume: volume.sub_path is None or ".." not in volume.sub_path.split("/"),
         ),
     )
 
-    name: Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=63),
+        Must(DNS_LABEL, "must be lower-case letters, digits and `-`, the first and the last no `-`"),
+    ]
     """Name of the volume in the pod."""
     mount_path: Path
     """Where it is mounted in the container, as `/data`."""
-    sub_path: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^/]([^:]*)$")] | None = None
+    sub_path: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=1024),
+            Must(r"^[^/:][^:]*$", "must be a path inside the volume, as models/today: no `/` first, no `:`"),
+        ]
+        | None
+    ) = None
     """Path inside the volume to mount, by default its root."""
     read_only: bool = False
     """Mount it read-only."""
@@ -148,9 +214,19 @@ class Toleration(Model):
             message="`value` must be set only with operator `Equal`",
             check=lambda toleration: toleration.value is None or toleration.operator == "Equal",
         ),
+        Rule(
+            cel="has(self.key) || (has(self.operator) && self.operator == 'Exists')",
+            message="`key` must be set with operator `Equal`; operator `Exists` without a key tolerates every taint",
+            check=lambda toleration: toleration.key is not None or toleration.operator == "Exists",
+        ),
+        Rule(
+            cel="!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            message="`tolerationSeconds` must be set only with effect `NoExecute`",
+            check=lambda toleration: toleration.toleration_seconds is None or toleration.effect == "NoExecute",
+        ),
     )
 
-    key: Key | None = None
+    key: LabelKey | None = None
     """Key of the taint; all keys where it is not set."""
     operator: Literal["Equal", "Exists"] = "Equal"
     """Equal: the taint's value must be `value`; Exists: any value will do."""
@@ -162,15 +238,88 @@ class Toleration(Model):
     """How long a pod stays after a NoExecute taint."""
 
 
+def _all_resources(cel: str) -> str:
+    """CEL: what `cel` says of each `name` in both maps; a text that is no quantity is refused elsewhere."""
+    return " && ".join(
+        f"(!has(self.{side}) || self.{side}.all(name, !isQuantity(string(self.{side}[name])) || {cel}))".replace(
+            "VALUE", f"quantity(string(self.{side}[name]))"
+        )
+        for side in ("requests", "limits")
+    )
+
+
+def _amounts(resources: ResourceRequirements) -> list[tuple[str, Fraction]]:
+    both = (resources.requests or {}, resources.limits or {})
+    return [(name, amount(value)) for side in both for name, value in side.items()]
+
+
+def _within_limits(resources: ResourceRequirements) -> bool:
+    limits = resources.limits or {}
+    return all(
+        name not in limits or amount(value) <= amount(limits[name])
+        for name, value in (resources.requests or {}).items()
+    )
+
+
+def _devices_are_limits(resources: ResourceRequirements) -> bool:
+    limits = resources.limits or {}
+    return all(
+        "/" not in name or (name in limits and amount(value) == amount(limits[name]))
+        for name, value in (resources.requests or {}).items()
+    )
+
+
 class ResourceRequirements(Model):
+    rules = (
+        Rule(
+            cel="!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits)"
+            " || !isQuantity(string(self.requests[name])) || !isQuantity(string(self.limits[name]))"
+            " || quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)",
+            message="each of `requests` must be at most the one of that name in `limits`: lower it, or raise the limit",
+            check=_within_limits,
+        ),
+        Rule(
+            cel="!has(self.requests) || self.requests.all(name, !name.contains('/') || (has(self.limits)"
+            " && name in self.limits && (!isQuantity(string(self.requests[name]))"
+            " || !isQuantity(string(self.limits[name]))"
+            " || quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) == 0)))",
+            message="a device in `requests` must stand in `limits`, with the same number: set it in `limits` alone",
+            check=_devices_are_limits,
+        ),
+        Rule(
+            cel=_all_resources("!name.contains('/') || VALUE.isInteger()"),
+            message="devices must be whole numbers: a container gets no part of one",
+            check=lambda resources: all(value.denominator == 1 for name, value in _amounts(resources) if "/" in name),
+        ),
+        Rule(
+            cel=_all_resources("name != 'memory' || VALUE.compareTo(quantity('1Mi')) >= 0"),
+            message="`memory` must be at least 1Mi: give it a unit, as 4Gi; alone it means bytes, and `m` thousandths",
+            check=lambda resources: all(value >= 2**20 for name, value in _amounts(resources) if name == "memory"),
+        ),
+    )
+
     requests: ResourceList | None = None
     """What the scheduler reserves on a node, as `{cpu: 500m, memory: 2Gi}`."""
     limits: ResourceList | None = None
     """What the container may use at most. Ray offers as many CPUs as `cpu` says here."""
 
 
+def _no_two(*names: str) -> tuple[Rule, ...]:
+    return tuple(
+        Rule(
+            cel=f"!has(self.volumes) || self.volumes.all(one, self.volumes.exists_one(other, other.{to_camel(name)} =="
+            f" one.{to_camel(name)}))",
+            message=f"no two of `volumes` must have the same `{to_camel(name)}`",
+            check=lambda pod, name=name: len({getattr(volume, name) for volume in pod.volumes}) == len(pod.volumes),
+        )
+        for name in names
+    )
+
+
 class PodOptions(Model):
     """What can be said about the pods of one kind: a subset of a pod's fields, each bounded, none that gives away the node."""
+
+    rules = _no_two("name", "mount_path")
 
     resources: ResourceRequirements = ResourceRequirements(
         requests={"cpu": "250m", "memory": "1Gi"}, limits={"cpu": "1", "memory": "4Gi"}
@@ -180,7 +329,7 @@ class PodOptions(Model):
     """Environment variables."""
     volumes: Annotated[tuple[Volume, ...], Field(max_length=16)] = ()
     """Volumes and where they are mounted."""
-    node_selector: Annotated[dict[Key, LabelValue], Field(max_length=16)] | None = None
+    node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] | None = None
     """Labels that a node must have."""
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
     """Taints of nodes to accept."""
@@ -218,14 +367,23 @@ class Ray(Model):
     """The head pod; the default will do for a model that one machine trains."""
     workers: WorkerGroup | None = None
     """Worker pods; none by default, the training then runs in the head."""
-    cluster_selector: Annotated[dict[Key, LabelValue], Field(max_length=8)] | None = None
+    cluster_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=8)] | None = None
     """Run on a RayCluster that is there already, as `{ray.io/cluster: NAME}`, instead of making one for this job."""
 
 
 class Storage(Model):
     rules = (exactly_one_of("uri", "persistent_volume_claim"),)
 
-    uri: Annotated[str, Field(min_length=6, max_length=1024, pattern=r"^(s3|gs)://[^/].*$")] | None = None
+    uri: (
+        Annotated[
+            str,
+            Field(min_length=6, max_length=1024),
+            Must(
+                r"^(s3|gs)://[^/\s]+(/[^\n]*)?$", "must be the URL of a folder in an object store, as s3://bucket/path"
+            ),
+        ]
+        | None
+    ) = None
     """An object store, as `s3://bucket/path`."""
     persistent_volume_claim: ObjectName | None = None
     """Name of a PersistentVolumeClaim in the job's namespace."""
@@ -304,6 +462,8 @@ class Attempt(StatusModel):
     """Name of its RayJob."""
     ray_cluster_name: Text | None = None
     """Name of its RayCluster."""
+    head_pod_name: Text | None = None
+    """Pod of the head that the job was submitted to; its log has the job's output."""
     job_id: Text | None = None
     """Ray's name for the submitted job."""
     reason: Text | None = None
@@ -361,6 +521,8 @@ class Promotion(StatusModel):
     """Promoted, or Refused."""
     reason: Text
     """Why, in one word of CamelCase."""
+    message: Message | None = None
+    """Why, for people: both scores, and what to do."""
 
 
 class Lineage(StatusModel):
@@ -399,7 +561,8 @@ class TrainingJobStatus(StatusModel):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),
     ] = ()
-    """Suspended, Running, Complete, Failed, Registered, Promoted: what `kubectl wait --for=condition=…` waits for."""
+    """Suspended, QuotaReserved, ClusterReady, Running, Complete, Failed, Registered, Promoted: what `kubectl wait
+    --for=condition=…` waits for."""
     attempts: Annotated[
         tuple[Attempt, ...],
         Field(
@@ -459,6 +622,14 @@ class TrainingJob(Model):
     """What to train, and where and how it runs."""
     status: TrainingJobStatus | None = None
     """What the operator observes."""
+
+    @model_validator(mode="after")
+    def _names_a_queue(self) -> Self:
+        """Not a `Rule`: CEL sees of an object's metadata its name alone."""
+        queue = (self.metadata.labels or {}).get(QUEUE_LABEL)
+        if queue is not None and re.fullmatch(DNS_LABEL, queue) is None:
+            raise ValueError(f"label `{QUEUE_LABEL}` must be the name of a LocalQueue, lower-case, is `{queue}`")
+        return self
 
     @property
     def has_good_name(self) -> bool:

@@ -21,3 +21,9 @@ def labels(job: ObjectMeta, attempt: int) -> dict[str, str]:
         keys.JOB_UID: job.uid,
         keys.ATTEMPT: str(attempt),
     }
+
+
+def queue(job: ObjectMeta) -> dict[str, str]:
+    """Kueue's label, where the job has it: for the RayJob alone, on a pod it would make Kueue manage each pod by itself."""
+    name = (job.labels or {}).get(keys.QUEUE)
+    return {keys.QUEUE: name} if name else {}

@@ -50,7 +50,7 @@ def build(job: TrainingJob, attempt: int, settings: Settings) -> Object:
         "metadata": {
             "name": names.rayjob(meta, attempt),
             "namespace": meta.namespace,
-            "labels": labels,
+            "labels": labels | names.queue(meta),
             "ownerReferences": [_owner(job)],
         },
         "spec": {
@@ -62,6 +62,7 @@ def build(job: TrainingJob, attempt: int, settings: Settings) -> Object:
             # Attempts are ours: KubeRay wipes what it knows of an attempt when it makes the next.
             "backoffLimit": 0,
             **_cluster(job.spec, labels, settings),
+            **_suspension(job),
         },
     }
 
@@ -81,6 +82,15 @@ def environment(job: TrainingJob, attempt: int, settings: Settings) -> dict[str,
     if storage := job.spec.storage:
         variables["M3_STORAGE"] = storage.uri or STORAGE_PATH
     return variables
+
+
+def _suspension(job: TrainingJob) -> Object:
+    """Kueue lets a RayJob in by writing `suspend: false`; nobody here writes that field after the POST.
+
+    Kueue itself does not queue a RayJob on a cluster that is there, and KubeRay refuses to suspend one.
+    """
+    queued = names.queue(job.metadata) and job.spec.ray.cluster_selector is None
+    return {"suspend": True} if queued else {}
 
 
 def _owner(job: TrainingJob) -> Object:

@@ -11,9 +11,10 @@ import hypothesis
 import pytest
 
 from m3_operator.api.v1alpha1 import TrainingJob
+from m3_operator.draft import Observed, Plan
 from m3_operator.mlflow_run import Run
 from m3_operator.rayjob_status import Child, observe
-from m3_operator.reconcile import Observed, Plan, reconcile
+from m3_operator.reconcile import reconcile
 from m3_operator.settings import Settings
 
 # What a change is judged by must not depend on chance; on a laptop each run looks somewhere else.
@@ -48,7 +49,9 @@ class Make:
     def job(self, status: Object | None = None, **spec: Any) -> TrainingJob:
         return TrainingJob.parse(self.body(status, **spec))
 
-    def rayjob(self, deployment: str = "", job: str = "", attempt: int = 1, uid: str = UID, **status: Any) -> Object:
+    def rayjob(
+        self, deployment: str = "", job: str = "", attempt: int = 1, uid: str = UID, queue: str = "", **status: Any
+    ) -> Object:
         words = {"jobDeploymentStatus": deployment, "jobStatus": job} | status
         return {
             "metadata": {
@@ -57,7 +60,7 @@ class Make:
                 "uid": "a",
                 "resourceVersion": "8",
                 "creationTimestamp": "2026-11-24T12:00:00Z",
-                "labels": {"m3.dev/job": "fraud-rf"},
+                "labels": {"m3.dev/job": "fraud-rf"} | ({"kueue.x-k8s.io/queue-name": queue} if queue else {}),
                 "ownerReferences": [{"kind": "TrainingJob", "name": "fraud-rf", "uid": uid, "controller": True}],
             },
             "status": {name: value for name, value in words.items() if value},

@@ -4,9 +4,12 @@ import pytest
 
 from m3_operator.api.meta import ObjectMeta
 from m3_operator.api.v1alpha1 import TrainingJobStatus
-from m3_operator.mlflow_run import NoRun
+from m3_operator.draft import AliasMove, Observed, Verdict, merge_patch
+from m3_operator.mlflow_run import NoRun, RegisteredModel
+from m3_operator.pod_status import Diagnosis
 from m3_operator.rayjob_status import Failure
-from m3_operator.reconcile import Observed, attempt_to_look_at, merge_patch, reconcile, refuse, wants_run
+from m3_operator.reconcile import attempt_to_look_at, reconcile, refuse, wants_pods, wants_run
+from m3_trainer.promotion import Evidence
 
 USER_ERROR = 'M3_ERROR {"reason": "InvalidData", "type": "DataError", "message": "must have rows", "retriable": false}'
 OUTAGE = 'M3_ERROR {"reason": "TrackingUnavailable", "message": "MLflow is down", "retriable": true}'
@@ -25,7 +28,18 @@ RUNNING = {
     "observedGeneration": 1,
     "startTime": "2026-11-24T12:00:00Z",
     "attempts": [attempt()],
-    "conditions": [condition("Running", "False", "RayJobCreated")],
+    "conditions": [
+        condition("ClusterReady", "False", "ClusterStarting"),
+        condition("Running", "False", "ClusterStarting"),
+    ],
+}
+QUEUED = {"observedGeneration": 1, "attempts": [attempt()], "conditions": [
+    condition("QuotaReserved", "False", "WaitingForQuota"), condition("ClusterReady", "False", "WaitingForQuota"),
+    condition("Running", "False", "WaitingForQuota"),
+]}  # fmt: skip
+ON_HEAD_A = RUNNING | {
+    "attempts": [attempt(headPodName="head-a", runningTime="2026-11-24T12:00:10Z")],
+    "conditions": [condition("ClusterReady"), condition("Running", reason="JobRunning")],
 }
 FAILED_ONCE = RUNNING | {
     "failedAttempts": 1,
@@ -40,9 +54,24 @@ UNREGISTERED = COMPLETE | {
     "conditions": [*COMPLETE["conditions"], condition("Registered", "Unknown", "TrackingUnavailable")]
 }
 
+OVER_QUOTA = {"conditions": [{
+    "type": "ReplicaFailure", "status": "True", "reason": "FailedCreateHeadPod",
+    "message": "FailedCreateHeadPod\npods is forbidden: exceeded quota: stuck, requested: pods=1",
+}]}  # fmt: skip
+WISH = {"registry": {"promotion": {"alias": "champion", "metric": "average_precision"}}}
+DONE = {
+    "Complete": ("True", "Succeeded"), "Registered": ("True", "ModelRegistered"), "Running": ("False", "Finished"),
+}  # fmt: skip
+
+
+def ready_at(time):
+    since = f"2026-11-24T{time}Z"
+    return {"conditions": [{"type": "RayClusterProvisioned", "status": "True", "lastTransitionTime": since}]}
+
+
 # sentence: (status, spec, observed, seconds after noon, conditions afterwards)
 CASES = {
-    "a new job gets a RayJob": (None, {}, {}, 0, {"Running": ("False", "RayJobCreated")}),
+    "a new job gets a RayJob": (None, {}, {}, 0, {"Running": ("False", "ClusterStarting")}),
     "a suspended new job gets none": (
         None, {"suspend": True}, {}, 0,
         {"Suspended": ("True", "JobSuspended"), "Running": ("False", "JobSuspended")},
@@ -67,12 +96,83 @@ CASES = {
         {"Failed": ("True", "InvalidRayJob"), "Running": ("False", "Finished")},
     ),
     "a cluster that starts is told": (
-        RUNNING, {}, {"child": ("Initializing", "")}, 5, {"Running": ("False", "ClusterStarting")},
+        RUNNING, {}, {"child": ("Initializing", "")}, 5,
+        {"Running": ("False", "ClusterStarting"), "ClusterReady": ("False", "ClusterStarting")},
     ),
     "a job that starts is told": (
-        RUNNING, {}, {"child": ("Running", "PENDING")}, 5, {"Running": ("False", "JobStarting")},
+        RUNNING, {}, {"child": ("Running", "PENDING")}, 5,
+        {"Running": ("False", "JobStarting"), "ClusterReady": ("True", "ClusterProvisioned")},
     ),
-    "a running job runs": (RUNNING, {}, {"child": ("Running", "RUNNING")}, 5, {"Running": ("True", "JobRunning")}),
+    "not where it is about to run": (
+        RUNNING, {}, {"child": ("Running", "PENDING", {"rayClusterStatus": ready_at("12:00:02")})}, 6,
+        {"Running": ("False", "ClusterStarting"), "ClusterReady": ("False", "ClusterStarting")},
+    ),
+    "but where it takes its time": (
+        RUNNING, {}, {"child": ("Running", "PENDING", {"rayClusterStatus": ready_at("12:00:02")})}, 7,
+        {"Running": ("False", "JobStarting"), "ClusterReady": ("True", "ClusterProvisioned")},
+    ),
+    "a running job runs": (
+        RUNNING, {}, {"child": ("Running", "RUNNING")}, 5,
+        {"Running": ("True", "JobRunning"), "ClusterReady": ("True", "ClusterProvisioned")},
+    ),
+    "a cluster that cannot start says why": (
+        RUNNING, {}, {"child": ("Initializing", ""), "diagnosis": Diagnosis("Unschedulable", "0/1 nodes")}, 5,
+        {"Running": ("False", "Unschedulable"), "ClusterReady": ("False", "Unschedulable")},
+    ),
+    "a quota, too": (
+        RUNNING, {}, {"child": ("Initializing", "", {"rayClusterStatus": OVER_QUOTA})}, 5,
+        {"Running": ("False", "QuotaExceeded"), "ClusterReady": ("False", "QuotaExceeded")},
+    ),
+    "a RayJob that nobody takes up": (RUNNING, {}, {"child": ("", "")}, 20, {"Running": ("False", "KubeRayNotResponding")}),
+    "but not too soon": (RUNNING, {}, {"child": ("", "")}, 19, {"Running": ("False", "ClusterStarting")}),
+    "a cluster that starts after all says so": (
+        RUNNING | {"conditions": [condition("ClusterReady", "False", "Unschedulable")]}, {},
+        {"child": ("Initializing", "")}, 5, {"Running": ("False", "ClusterStarting")},
+    ),
+    "a queued job waits for quota": (
+        QUEUED, {}, {"child": ("Suspended", "", {"queue": "ml"})}, 5,
+        {"Running": ("False", "WaitingForQuota"), "QuotaReserved": ("False", "WaitingForQuota")},
+    ),
+    "and is let in": (
+        QUEUED, {}, {"child": ("Initializing", "", {"queue": "ml"})}, 5,
+        {"Running": ("False", "ClusterStarting"), "QuotaReserved": ("True", "Admitted")},
+    ),
+    "and loses its quota again": (
+        ON_HEAD_A | {"conditions": [*ON_HEAD_A["conditions"], condition("QuotaReserved", reason="Admitted")]}, {},
+        {"child": ("Suspending", "RUNNING", {"queue": "ml"})}, 5,
+        {
+            "Running": ("False", "WaitingForQuota"), "QuotaReserved": ("False", "WaitingForQuota"),
+            "ClusterReady": ("False", "WaitingForQuota"),
+        },
+    ),
+    "waiting for quota is no waiting to run": (
+        QUEUED, {"preRunningDeadlineSeconds": 30}, {"child": ("Suspended", "", {"queue": "ml"})}, 3600,
+        {"Running": ("False", "WaitingForQuota"), "QuotaReserved": ("False", "WaitingForQuota")},
+    ),
+    "a RayJob that somebody has suspended": (
+        RUNNING, {}, {"child": ("Suspended", "")}, 5, {"Running": ("False", "RayJobSuspended")},
+    ),
+    "a head that was replaced ends the attempt": (
+        ON_HEAD_A, {}, {"child": ("Running", "RUNNING", {"rayClusterStatus": {"head": {"podName": "head-b"}}})}, 60,
+        {"Running": ("False", "BackingOff"), "ClusterReady": ("False", "AttemptEnded")},
+    ),
+    "unless the job had done its work": (
+        ON_HEAD_A, {},
+        {"child": ("Running", "RUNNING", {"rayClusterStatus": {"head": {"podName": "head-b"}}}), "run": "found"}, 60,
+        {
+            "Complete": ("True", "Succeeded"), "Registered": ("True", "ModelRegistered"), "Running": ("False", "Finished"),
+            "ClusterReady": ("False", "AttemptEnded"),
+        },
+    ),
+    "the same head is no other": (
+        ON_HEAD_A, {}, {"child": ("Running", "RUNNING", {"rayClusterStatus": {"head": {"podName": "head-a"}}})}, 60,
+        {"Running": ("True", "JobRunning"), "ClusterReady": ("True", "ClusterProvisioned")},
+    ),
+    "what was killed for its memory is not tried again": (
+        RUNNING, {},
+        {"child": ("Failed", "FAILED", {"reason": "AppFailed"}), "death": Diagnosis("OOMKilled", "at its limit")}, 60,
+        {"Failed": ("True", "OOMKilled"), "Running": ("False", "Finished")},
+    ),
     "a job that has succeeded is complete, and its model known": (
         RUNNING, {}, {"child": ("Complete", "SUCCEEDED"), "run": "found"}, 60,
         {
@@ -124,9 +224,44 @@ CASES = {
         RUNNING, {"backoffLimit": 0}, {"child": ("Failed", "FAILED", {"reason": "AppFailed"})}, 60,
         {"Failed": ("True", "JobCrashed"), "Running": ("False", "Finished")},
     ),
+    "a RayJob that went with its work done is complete": (
+        RUNNING, {}, {"run": "found"}, 60,
+        {
+            "Complete": ("True", "Succeeded"), "Registered": ("True", "ModelRegistered"), "Running": ("False", "Finished"),
+        },
+    ),
+    "a RayJob that we deleted before we could say so was suspended": (
+        RUNNING, {"suspend": True}, {}, 60,
+        {"Suspended": ("True", "JobSuspended"), "Running": ("False", "JobSuspended")},
+    ),
+    "a version takes over an alias that nothing had": (
+        RUNNING, WISH, {"child": ("Complete", "SUCCEEDED"), "run": "scored", "model": RegisteredModel(None, {})}, 60,
+        DONE | {"Promoted": ("True", "FirstVersion")},
+    ),
+    "and not one that was moved meanwhile": (
+        RUNNING, WISH,
+        {"child": ("Complete", "SUCCEEDED"), "run": "scored", "model": RegisteredModel(None, {"champion": "2"})}, 60,
+        DONE | {"Promoted": ("False", "HolderChanged")},
+    ),
+    "nor one of another namespace": (
+        RUNNING, WISH, {"child": ("Complete", "SUCCEEDED"), "run": "scored", "model": RegisteredModel("other", {})}, 60,
+        DONE | {"Promoted": ("False", "ModelOwnedByOtherNamespace")},
+    ),
+    "nor without a score": (
+        RUNNING, WISH, {"child": ("Complete", "SUCCEEDED"), "run": "found", "model": RegisteredModel(None, {})}, 60,
+        DONE | {"Promoted": ("False", "NotComparable")},
+    ),
+    "nor without a version": (
+        RUNNING, WISH, {"child": ("Complete", "SUCCEEDED"), "run": "bare", "model": RegisteredModel(None, {})}, 60,
+        DONE | {"Registered": ("False", "NoModelVersion"), "Promoted": ("False", "NotRegistered")},
+    ),
+    "a promotion waits for MLflow": (
+        RUNNING, WISH, {"child": ("Complete", "SUCCEEDED"), "run": "scored", "model": NoRun.UNAVAILABLE}, 60,
+        DONE | {"Promoted": ("Unknown", "TrackingUnavailable")},
+    ),
     "a RayJob that is gone ends the attempt": (RUNNING, {}, {}, 60, {"Running": ("False", "BackingOff")}),
     "backing off takes its time": (FAILED_ONCE, {}, {}, 69, {"Running": ("False", "BackingOff")}),
-    "and then the next attempt starts": (FAILED_ONCE, {}, {}, 70, {"Running": ("False", "RayJobCreated")}),
+    "and then the next attempt starts": (FAILED_ONCE, {}, {}, 70, {"Running": ("False", "ClusterStarting")}),
     "an attempt that does not run in time is over": (
         RUNNING, {"preRunningDeadlineSeconds": 30}, {"child": ("Initializing", "")}, 30,
         {"Running": ("False", "BackingOff")},
@@ -151,7 +286,8 @@ CASES = {
 
 
 def observed_of(make, child=None, run=NoRun.NOT_ASKED, **more):
-    runs = {"found": make.run(), "bare": make.run(model_version=None)}
+    scored = make.run(evidence=Evidence(0.7))
+    runs = {"found": make.run(), "bare": make.run(model_version=None), "scored": scored}
     if child is not None:
         deployment, job, *rest = child
         more["child"] = make.child(deployment, job, **(rest[0] if rest else {}))
@@ -162,7 +298,9 @@ def observed_of(make, child=None, run=NoRun.NOT_ASKED, **more):
 def test_conditions(make, conditions_of, status, spec, observed, seconds, expected):
     body = make.body(status, **spec)
     plan = make.plan(make.job(status, **spec), seconds, **observed_of(make, **observed))
-    assert conditions_of(make.apply(body, plan)["status"]) == expected
+    found = conditions_of(make.apply(body, plan)["status"])
+    # goes with Running in most of them; the sentences that are about it name it
+    assert {kind: told for kind, told in found.items() if kind in expected or kind != "ClusterReady"} == expected
 
 
 @pytest.mark.parametrize(("status", "spec", "observed", "seconds", "expected"), CASES.values(), ids=CASES.keys())
@@ -227,6 +365,46 @@ class TestActions:
         assert make.plan(job, 119).requeue_after == 2.0
         assert make.plan(job, 120).delete_job is True
 
+    def test_a_queued_job_starts_its_clock_when_it_is_let_in(self, make):
+        body = make.body()
+        body["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "ml"}
+        job = type(make.job()).parse(body)
+        plan = reconcile(job, Observed(make.settings), make.noon)
+        assert (plan.apply[0]["spec"]["suspend"], plan.status.get("startTime")) == (True, None)
+        plan = make.plan(make.job(QUEUED), 30, child=make.child("Initializing", queue="ml"))
+        assert plan.status["startTime"] == "2026-11-24T12:00:30Z"
+
+    def test_an_alias_is_moved_once_and_the_verdict_written_down(self, make):
+        observed = {"child": make.child("Complete", "SUCCEEDED"), "run": make.run(evidence=Evidence(0.7))}
+        plan = make.plan(make.job(RUNNING, **WISH), 60, model=RegisteredModel("shop", {}), **observed)
+        assert plan.verdict == Verdict(
+            "fraud_detector", "3", "Promoted", "FirstVersion", AliasMove("fraud_detector", "champion", "3", None)
+        )
+        assert (plan.status["model"]["aliases"], plan.status["promotion"]["decision"]) == (["champion"], "Promoted")
+        again = make.plan(make.job(RUNNING, **WISH), 60, model=RegisteredModel("shop", {"champion": "3"}), **observed)
+        assert again.verdict.move is None
+        assert again.status["promotion"] == plan.status["promotion"]
+
+    def test_a_complete_job_that_waits_for_its_promotion_is_not_settled(self, make):
+        observed = {"child": make.child("Complete", "SUCCEEDED"), "run": make.run(evidence=Evidence(0.7))}
+        assert (
+            make.plan(make.job(RUNNING, **WISH), 60, model=NoRun.UNAVAILABLE, **observed).status.get("settled") is None
+        )
+        assert (
+            make.plan(make.job(RUNNING, **WISH), 60, model=RegisteredModel(None, {}), **observed).status["settled"]
+            is True
+        )
+
+    def test_what_keeps_a_job_waiting_is_told_once(self, make):
+        first = Diagnosis("ImagePullBackOff", "dial tcp 10.0.0.1:33056")
+        plan = make.plan(make.job(RUNNING), 5, child=make.child("Initializing"), diagnosis=first)
+        assert [(event.type, event.reason) for event in plan.events] == [("Warning", "ImagePullBackOff")]
+        assert plan.status["display"]["status"] == "ImagePullBackOff"
+        job = type(make.job()).parse(make.apply(make.body(RUNNING), plan))
+        second = Diagnosis("ImagePullBackOff", "dial tcp 10.0.0.1:40112")
+        again = make.plan(job, 15, child=make.child("Initializing"), diagnosis=second)
+        assert (again.status, again.events) == (None, ())
+
     def test_time_wakes_what_waits_for_it(self, make):
         job = make.job(RUNNING, activeDeadlineSeconds=100, preRunningDeadlineSeconds=50)
         assert make.plan(job, 10, child=make.child("Initializing")).requeue_after == 41.0
@@ -243,10 +421,12 @@ class TestStatus:
             assert (second.status, second.apply, second.events) == (None, (), ())
 
     def test_the_transition_time_stays_where_the_status_does(self, make):
-        plan = make.plan(make.job(RUNNING), 30, child=make.child("Initializing"))
-        assert plan.status["conditions"][0]["lastTransitionTime"] == "2026-11-24T12:00:00Z"
-        plan = make.plan(make.job(RUNNING), 30, child=make.child("Running", "RUNNING"))
-        assert plan.status["conditions"][0]["lastTransitionTime"] == "2026-11-24T12:00:30Z"
+        for child, time in (
+            (make.child(""), "2026-11-24T12:00:00Z"),
+            (make.child("Running", "RUNNING"), "2026-11-24T12:00:30Z"),
+        ):
+            plan = make.plan(make.job(RUNNING), 30, child=child)
+            assert {item["lastTransitionTime"] for item in plan.status["conditions"]} == {time}
 
     def test_the_most_important_metric_is_first_and_shown(self, make):
         run = make.run(metrics={"a_metric": 1.0, "average_precision": 0.61234, "roc_auc": 0.8})
@@ -349,16 +529,33 @@ class TestWhatToLookAt:
         [
             (RUNNING, ("Running", "RUNNING"), False),
             (RUNNING, ("Complete", "SUCCEEDED"), True),
-            (RUNNING, ("Failed", "FAILED"), False),
+            (RUNNING, ("Failed", "FAILED"), True),
+            (RUNNING, None, True),
+            ({}, None, False),
             (COMPLETE, ("Complete", "SUCCEEDED"), True),
             (UNREGISTERED, None, True),
-            (COMPLETE | {"conditions": [condition("Complete"), condition("Registered")]}, None, False),
+            (COMPLETE | {"settled": True}, None, False),
             (COMPLETE | {"conditions": [condition("Failed")]}, ("Complete", "SUCCEEDED"), False),
         ],
     )
     def test_run(self, make, status, child, wanted):
         found = make.child(*child) if child else None
         assert wants_run(TrainingJobStatus.parse(status), found) is wanted
+
+    @pytest.mark.parametrize(
+        ("child", "wanted"),
+        [
+            (("Running", "RUNNING", {}), False),
+            (("Failed", "FAILED", {"reason": "AppFailed", "message": "Killed"}), True),
+            (("Failed", "FAILED", {"reason": "AppFailed", "message": USER_ERROR}), False),
+            (("ValidationFailed", "", {"message": "bad"}), False),
+            (("Running", "RUNNING", {"rayClusterStatus": {"head": {"podName": "head-b"}}}), True),
+        ],
+        ids=["runs", "crashed", "said why", "invalid", "other head"],
+    )
+    def test_pods(self, make, child, wanted):
+        deployment, job, more = child
+        assert wants_pods(TrainingJobStatus.parse(ON_HEAD_A), make.child(deployment, job, **more)) is wanted
 
 
 @pytest.mark.parametrize(
