@@ -94,9 +94,9 @@ bench-overhead: .venv/.dev ## m3 run of the sample against the same training as 
 # take seven seconds to import instead of three, at the first start and, with PYTHONDONTWRITEBYTECODE set, at every one.
 INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/build.txt -r $(1) && $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 
-.venv/.trainer: .venv/.uv requirements/trainer.txt requirements/build.txt pyproject.toml
+.venv/.trainer: .venv/.uv requirements/laptop.txt requirements/build.txt pyproject.toml
 	@echo "installing the locked dependencies into .venv …"
-	@$(call INSTALL,requirements/trainer.txt)
+	@$(call INSTALL,requirements/laptop.txt)
 	@touch $@
 
 .venv/.dev: .venv/.uv requirements/dev.txt requirements/build.txt pyproject.toml

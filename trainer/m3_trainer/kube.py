@@ -184,6 +184,8 @@ class Kube:
         """The TrainingJobs of a namespace, of all where it is None, the newest first."""
         with self._explained(namespace):
             items = self.get(self._jobs(namespace))["items"]
+            if namespace and not items and not self.has_namespace(namespace):  # the list of what is not there is empty
+                raise NotFound(namespace)
         return sorted(items, key=lambda job: job["metadata"]["creationTimestamp"], reverse=True)
 
     def job(self, namespace: str, name: str) -> Object:
@@ -305,7 +307,7 @@ class Kube:
             yield moment, text
 
     def through_service(
-        self, namespace: str, service: str, path: str, host: str, body: Object | None = None, **query: Any
+        self, namespace: str, service: str, path: str, query: Object, host: str, body: Object | None = None
     ) -> bytes:
         """An answer of a Service in the cluster, by the API server's proxy. `host` is the Host header that it sees.
 
@@ -439,3 +441,10 @@ def _plain(message: str) -> str:
     if bound := BOUND.match(told):
         return f"must {bound['must']}, is {bound['value']}"
     return re.sub(r'^"(object|array|string)": ', "", told)
+
+
+def quantity(text: str | float) -> float:
+    """A Kubernetes quantity as a number: `500m` is 0.5, `2Gi` is 2147483648."""
+    from kubernetes.utils import parse_quantity
+
+    return float(parse_quantity(text))

@@ -8,14 +8,14 @@ import os
 import re
 import signal
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from m3_trainer import __version__
-from m3_trainer.cli import show
+from m3_trainer.cli import cluster, show
+from m3_trainer.cli.options import Output, OutputOption
 from m3_trainer.errors import DataError, InvalidSpec, M3Error, Stopped, StorageFull, is_disk_full
 
 log = logging.getLogger("m3_trainer")
@@ -36,12 +36,6 @@ data_app = typer.Typer(no_args_is_help=True, help="Make data.")
 app.add_typer(data_app, name="data")
 
 
-class Output(StrEnum):
-    text = "text"
-    json = "json"
-
-
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for scripts.")]
 HomeOption = Annotated[
     Path,
     typer.Option(
@@ -304,6 +298,9 @@ def data_sample(
     print(
         f"{out}: {len(frame):,} transactions, {int(frame[sample.TARGET].sum()):,} of them fraud (column {sample.TARGET})"
     )
+
+
+cluster.add_to(app)
 
 
 def _stop_on_signals(*signals: signal.Signals) -> None:
