@@ -46,15 +46,16 @@ class OwnRun:
         return self.tracking_uri.startswith(("http://", "https://"))
 
 
-def end_if_running(run: OwnRun, message: str, environment: Mapping[str, str]) -> None:
-    """End as FAILED a run that nobody else can end any more. Raises one of `FAULTS`."""
+def end_if_running(run: OwnRun, status: str, why: str, environment: Mapping[str, str]) -> None:
+    """End, as FAILED or KILLED, a run that its own process cannot end any more. Raises one of `FAULTS`."""
     if not run.is_on_server:
-        return _end_by_library(run, message)
+        return _end_by_library(run, status, why)
     found = _call(run, f"runs/get?run_id={run.run_id}", None, environment)
     if found["run"]["info"]["status"] != "RUNNING":
         return None
-    _call(run, "runs/set-tag", {"run_id": run.run_id, "key": "m3.error", "value": message}, environment)
-    ended = {"run_id": run.run_id, "status": "FAILED", "end_time": int(time.time() * 1000)}
+    if why:
+        _call(run, "runs/set-tag", {"run_id": run.run_id, "key": "m3.error", "value": why}, environment)
+    ended = {"run_id": run.run_id, "status": status, "end_time": int(time.time() * 1000)}
     _call(run, "runs/update", ended, environment)
     return None
 
@@ -94,14 +95,15 @@ def _authorization(environment: Mapping[str, str]) -> dict[str, str]:
     return {}
 
 
-def _end_by_library(run: OwnRun, message: str) -> None:
+def _end_by_library(run: OwnRun, status: str, why: str) -> None:
     import mlflow.exceptions
 
     client = mlflow.MlflowClient(run.tracking_uri)
     try:
         if client.get_run(run.run_id).info.status == "RUNNING":
-            client.set_tag(run.run_id, "m3.error", message)
-            client.set_terminated(run.run_id, "FAILED")
+            if why:
+                client.set_tag(run.run_id, "m3.error", why)
+            client.set_terminated(run.run_id, status)
     except mlflow.exceptions.MlflowException as error:
         raise OSError(str(error)) from error
 

@@ -1,8 +1,9 @@
 """The process that Ray starts as a job: it starts the training as its child, and outlives it.
 
 What only an outsider can do is done here: say that the kernel killed the training for want of memory, keep its output as an
-artifact of its run, end a run that its process could not end. The training is a process of the same group, because Ray kills
-the group when it ends a job: SIGTERM to each process, and SIGKILL 3 s later (`RAY_JOB_STOP_WAIT_TIME_S`).
+artifact of its run, end a run that its process could not end. Ray stops a job by SIGTERM to each of its processes, and SIGKILL
+3 s later (`RAY_JOB_STOP_WAIT_TIME_S`). A training notices SIGTERM when its library next returns to Python, and a tree of a
+million rows takes seconds: so the supervisor waits for half of that time, kills the training, and ends its run itself.
 
 Imports only what starts in milliseconds: a job waits for this module before it begins.
 """
@@ -21,14 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from m3_trainer.errors import OOMKilled
+from m3_trainer.errors import OOMKilled, Stopped
 from m3_trainer.memory import Memory, shown
 from m3_trainer.origin import RUN_FILE
 from m3_trainer.output import ContainerLog, Kept, Lines, Output, Standard
 
 ATTEMPT = ("-m", "m3_trainer", "attempt")
 READ_BYTES = 64 * 1024
-PAUSE_SECONDS, DRAIN_SECONDS = 0.2, 2.0
+STOP_SECONDS = 1.5
+PAUSE_SECONDS, DRAIN_SECONDS = 0.1, 2.0
 """A process that the training left behind may hold its output open: after the training's end it is read for this long."""
 
 
@@ -51,21 +53,40 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def supervise(command: Sequence[str], environment: Mapping[str, str], pod: Pod) -> int:
-    """Run the command to its end. Gives its exit code, as a shell does: 128 + the signal's number where it was killed."""
+    """Run the command to its end. Gives its exit code; 128 + the signal's number where it was killed, 130 where stopped."""
     kept, kills = Kept(), pod.memory.kills()
     output = Output(Standard(), kept, *_container_log(pod, environment))
     with Relay() as relay, tempfile.TemporaryDirectory(prefix="m3-job-") as folder:
         told = Path(folder) / "run.json"
         code = _run(command, {**environment, RUN_FILE: str(told), "PYTHONUNBUFFERED": "1"}, output, relay)
-        why = f"the training process was ended by {signal.Signals(-code).name}" if code < 0 else None
-        if code == -signal.SIGKILL and pod.memory.kills() > kills:
-            error = _out_of_memory(pod.memory.limit())
-            why = str(error)
-            output.say(error.report())
+        end = _end(code, relay.is_stopped, pod.memory, kills)
+        if end.error:
+            output.say(end.error.report())
         if told.exists():
-            _settle(told, why, output, kept, environment)
+            _settle(told, end, output, kept, environment)
     output.end()
-    return code if code >= 0 else 128 - code
+    return end.code
+
+
+@dataclass(frozen=True)
+class End:
+    """How the training ended; `status` is what its run must have, where its process was killed and may not have said it."""
+
+    code: int
+    status: str | None = None
+    why: str = ""
+    error: OOMKilled | None = None
+
+
+def _end(code: int, is_stopped: bool, memory: Memory, kills: int) -> End:
+    if code >= 0:
+        return End(code)
+    if is_stopped:
+        return End(Stopped.exit_code, "KILLED")
+    if code == -signal.SIGKILL and memory.kills() > kills:
+        error = _out_of_memory(memory.limit())
+        return End(error.exit_code, "FAILED", str(error), error)
+    return End(128 - code, "FAILED", f"the training process was ended by {signal.Signals(-code).name}")
 
 
 def _container_log(pod: Pod, environment: Mapping[str, str]) -> list[ContainerLog]:
@@ -76,15 +97,17 @@ def _container_log(pod: Pod, environment: Mapping[str, str]) -> list[ContainerLo
 def _run(command: Sequence[str], environment: Mapping[str, str], output: Output, relay: Relay) -> int:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as child:
         relay.to(child)
-        _copy(child, output)
+        _copy(child, output, relay)
         return child.wait()
 
 
-def _copy(child: subprocess.Popen[bytes], output: Output) -> None:
+def _copy(child: subprocess.Popen[bytes], output: Output, relay: Relay) -> None:
     """Until the child has ended and its output too; a process that it left behind is not waited for."""
     assert child.stdout is not None  # asked for by PIPE
     lines, last = Lines(), float("inf")
     while time.monotonic() < last:
+        if relay.is_overdue():
+            child.kill()
         if select.select([child.stdout], [], [], PAUSE_SECONDS)[0]:
             if not (chunk := os.read(child.stdout.fileno(), READ_BYTES)):
                 break
@@ -103,13 +126,14 @@ def _ended(line: bytes) -> bytes:
 
 
 class Relay:
-    """Passes SIGTERM and SIGINT on to the child, also those that came before there was one."""
+    """Passes SIGTERM and SIGINT on to the child, also those that came before there was one, and knows since when."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
         self._early: list[int] = []
+        self._since: float | None = None
 
     def __enter__(self) -> Relay:
         self._before = {number: signal.signal(number, self._pass) for number in self.SIGNALS}
@@ -124,7 +148,16 @@ class Relay:
         for number in self._early:
             child.send_signal(number)
 
+    @property
+    def is_stopped(self) -> bool:
+        return self._since is not None
+
+    def is_overdue(self) -> bool:
+        """Whether the child was asked to end, and has had its time."""
+        return self._since is not None and time.monotonic() - self._since > STOP_SECONDS
+
     def _pass(self, number: int, _: Any) -> None:
+        self._since = self._since or time.monotonic()
         if self._child is None:
             self._early.append(number)
         else:
@@ -139,15 +172,15 @@ def _out_of_memory(limit: int | None) -> OOMKilled:
     )
 
 
-def _settle(told: Path, killed: str | None, output: Output, kept: Kept, environment: Mapping[str, str]) -> None:
+def _settle(told: Path, end: End, output: Output, kept: Kept, environment: Mapping[str, str]) -> None:
     """What is left to do for the run. MLflow may be away by now: what cannot be done is said, and changes no exit code."""
     from m3_trainer import mlflow_rest
 
     if (run := mlflow_rest.OwnRun.read(told)) is None:
         return
     try:
-        if killed:
-            mlflow_rest.end_if_running(run, killed, environment)
+        if end.status:
+            mlflow_rest.end_if_running(run, end.status, end.why, environment)
         mlflow_rest.store_log(run, kept.data() + output.error, environment)
     except mlflow_rest.FAULTS as fault:
         output.say(f"MLflow was not told how the job ended, or has no {mlflow_rest.LOG_FILE}: {fault}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ SLOW = {
     "data": WORKLOAD["data"] | {"uri": "sample://transactions?rows=400000"},
     "model": {"hyperparameters": {"n_estimators": 5000}},
 }
+HUGE = SLOW | {"data": WORKLOAD["data"] | {"uri": "sample://transactions?rows=2000000"}}
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Job:
 
 @pytest.fixture
 def job(server: str, m3_process: Callable[..., Ended], request: pytest.FixtureRequest) -> Job:
-    return Job(request.node.originalname.removeprefix("test_").replace("_", "-"), server, m3_process)
+    return Job(re.sub("[^a-z0-9]+", "-", request.node.name.lower()), server, m3_process)
 
 
 def result(ended: Ended) -> dict[str, Any]:
@@ -113,18 +115,15 @@ def test_a_finished_attempt_that_is_submitted_again_changes_nothing(job: Job) ->
 
 @pytest.mark.parametrize("status", ["RUNNING", "KILLED", "FINISHED"])
 def test_an_attempt_that_was_begun_before_ends_as_head_restarted(job: Job, status: str) -> None:
-    attempt = ["RUNNING", "KILLED", "FINISHED"].index(status) + 1
     client = job.client
-    experiment = client.get_experiment_by_name(job.name)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(job.name)
-    tags = {"m3.job.uid": f"uid-{job.name}", "m3.job.attempt": str(attempt)}
-    before = client.create_run(experiment_id, tags=tags).info.run_id
+    tags = {"m3.job.uid": f"uid-{job.name}", "m3.job.attempt": "1"}
+    before = client.create_run(client.create_experiment(job.name), tags=tags).info.run_id
     client.update_run(before, status=status)
-    ended = job.attempt(attempt)
+    ended = job.attempt()
     told = error(ended)
     assert (ended.code, told["reason"], told["retriable"]) == (9, "HeadRestarted", True)
     assert before in told["message"]
-    (run,) = job.runs(attempt)
+    (run,) = job.runs()
     assert (run.info.status, run.data.tags | tags) == (status, run.data.tags)
     assert client.list_artifacts(before) == []
     assert job.versions() == []
@@ -206,12 +205,12 @@ def children(process: int) -> list[int]:
 
 
 @pytest.fixture
-def started(job: Job) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+def started(job: Job) -> Iterator[Callable[[dict], subprocess.Popen[str]]]:
     """Starts a slow job, and returns when it trains."""
     processes = []
 
-    def start() -> subprocess.Popen[str]:
-        processes.append(job.start())
+    def start(workload: dict[str, Any] = SLOW) -> subprocess.Popen[str]:
+        processes.append(job.start(workload=workload))
         wait_until(job.is_training, 90)
         return processes[-1]
 
@@ -223,16 +222,23 @@ def started(job: Job) -> Iterator[Callable[[], subprocess.Popen[str]]]:
         process.communicate()
 
 
+# What one call of the library takes: a tree of two million rows, many seconds; of a few thousand, none that matters.
+STOPPED = {"at once": SLOW, "in the middle of a long call": HUGE}
+RAY_STOP_SECONDS = 3.0
+
+
+@pytest.mark.parametrize("workload", STOPPED.values(), ids=STOPPED.keys())
 def test_sigterm_to_every_process_ends_the_run_as_killed_before_ray_kills_them(
-    job: Job, started: Callable[[], subprocess.Popen[str]], tmp_path: Path
+    job: Job, started: Callable[[dict], subprocess.Popen[str]], tmp_path: Path, workload: dict
 ) -> None:
-    process = started()
+    process = started(workload)
     for each in (process.pid, *children(process.pid)):
         os.kill(each, signal.SIGTERM)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=RAY_STOP_SECONDS)
     assert process.returncode == 130
     (run,) = job.runs()
     assert run.info.status == "KILLED"
+    assert "m3.error" not in run.data.tags
     assert job.log(run, tmp_path).decode() == output
 
 
