@@ -431,8 +431,13 @@ def _invalid(body: Object, message: str) -> M3Error:
     lines = [f"{first or second}: must be a known field" for first, second in UNKNOWN.findall(message)]
     lines += [f"{field}: must be {wanted}, is {found}" for field, wanted, found in TYPED.findall(message)]
     causes = body.get("details", {}).get("causes", ())
-    lines += [f"{cause.get('field', 'the file')}: {_plain(cause.get('message', ''))}" for cause in causes]
+    lines += [_located(cause.get("field", ""), _plain(cause.get("message", ""))) for cause in causes]
     return InvalidSpec("\n".join(dict.fromkeys(lines)) or message)
+
+
+def _located(field: str, told: str) -> str:
+    """Kubernetes calls the whole object `<nil>`; a rule of the whole names its fields itself."""
+    return told if field in ("", "<nil>") else f"{field}: {told}"
 
 
 def _plain(message: str) -> str:

@@ -114,9 +114,8 @@ def submit(
     cluster = kube.connect(context, namespace)
     targets = [(_namespace_of(document, namespace, cluster), document) for document in documents]
     before = [_existing(cluster, where, document["metadata"]["name"]) for where, document in targets]
-    fresh = [replace or found is None for found in before]
-    for (where, document), is_fresh in zip(targets, fresh, strict=True):
-        _check(cluster, where, document, is_fresh and replace)
+    for (where, document), found in zip(targets, before, strict=True):
+        _check(cluster, where, document, found is not None, replace)
     if dry_run:
         _tell([_done(document, where, "valid") for where, document in targets], output)
         return
@@ -148,21 +147,25 @@ def _existing(cluster: kube.Kube, namespace: str, name: str) -> Job | None:
         return None
 
 
-def _check(cluster: kube.Kube, namespace: str, document: Object, replaces: bool) -> None:
-    """The API server's judgement, before anything is changed; under a name of its own where the job is to be replaced."""
-    judged = document
-    if replaces:  # immutable fields may differ from those of the job that goes
-        judged = document | {"metadata": document["metadata"] | {"name": f"m3-check-{os.getpid()}"}}
+def _check(cluster: kube.Kube, namespace: str, document: Object, is_there: bool, replace: bool) -> None:
+    """The API server's judgement, before anything is changed. Where a job is to be replaced, only the file is judged."""
+    meta = document["metadata"]
+    anew = document | {"metadata": meta | {"name": f"m3-check-{os.getpid()}"}}
     try:
-        cluster.apply(namespace, judged, dry_run=True)
+        cluster.apply(namespace, anew if is_there and replace else document, dry_run=True)
     except InvalidSpec as error:
-        name = document["metadata"]["name"]
-        hint = (
-            "\nWhat a job was made from stays; --replace deletes it and makes it anew"
-            if "immutable" in str(error) or "must not change" in str(error)
-            else ""
-        )
-        raise InvalidSpec(f"the API server refuses {name}: {error}{hint}") from error
+        hint = ""
+        if is_there and not replace and _is_good(cluster, namespace, anew):
+            hint = "\n--replace deletes the job that is there, and makes it anew"
+        raise InvalidSpec(f"the API server refuses {meta['name']}: {error}{hint}") from error
+
+
+def _is_good(cluster: kube.Kube, namespace: str, document: Object) -> bool:
+    try:
+        cluster.apply(namespace, document, dry_run=True)
+    except InvalidSpec:
+        return False
+    return True
 
 
 def _apply(cluster: kube.Kube, namespace: str, document: Object, before: Job | None, replace: bool) -> Object:
