@@ -197,6 +197,9 @@ class Namespace:
     core: client.CoreV1Api
 
     # TrainingJobs
+    def training_job(self, name: str, **spec: Any) -> Object:
+        return training_job(name, **spec)
+
     def create(self, name: str, **spec: Any) -> Object:
         return self.objects.create_namespaced_custom_object(GROUP, VERSION, self.name, JOBS, training_job(name, **spec))
 
@@ -205,6 +208,9 @@ class Namespace:
 
     def patch(self, name: str, **spec: Any) -> Object:
         return self.objects.patch_namespaced_custom_object(GROUP, VERSION, self.name, JOBS, name, {"spec": spec})
+
+    def delete(self, name: str) -> None:
+        self.objects.delete_namespaced_custom_object(GROUP, VERSION, self.name, JOBS, name)
 
     def status(self, name: str) -> Object:
         return (self.job(name) or {}).get("status", {})
@@ -313,6 +319,20 @@ class FakeKubeRay:
             rayjob, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed", endTime=now(), message=told
         )
 
+    def head_is(self, rayjob: Object, pod: str) -> None:
+        self._write(rayjob, rayClusterStatus={"head": {"podName": pod}, "observedGeneration": 1})
+
+    def over_quota(self, rayjob: Object) -> None:
+        told = 'pods "head" is forbidden: exceeded quota: small, requested: pods=1, used: pods=0, limited: pods=0'
+        condition = {
+            "type": "ReplicaFailure", "status": "True", "reason": "FailedCreateHeadPod",
+            "message": f"FailedCreateHeadPod\n{told}", "lastTransitionTime": now(),
+        }  # fmt: skip
+        self._write(rayjob, rayClusterStatus={"conditions": [condition], "observedGeneration": 1})
+
+    def suspended(self, rayjob: Object) -> None:
+        self._write(rayjob, jobDeploymentStatus="Suspended", jobStatus="")
+
     def _write(self, rayjob: Object, **status: Any) -> None:
         self.namespace.objects.patch_namespaced_custom_object_status(
             RAY_GROUP, RAY_VERSION, self.namespace.name, RAYJOBS, rayjob["metadata"]["name"], {"status": status}
@@ -344,9 +364,15 @@ class Mlflow:
         os.killpg(self.process.pid, signal.SIGCONT)
 
     def train(
-        self, job: Object, attempt: int = 1, version: str | None = "3", percentage: int | None = None, **metrics: float
+        self,
+        job: Object,
+        attempt: int = 1,
+        version: str | None = "3",
+        percentage: int | None = None,
+        more_tags: dict[str, str] | None = None,
+        **metrics: float,
     ) -> str:
-        """Write the run of a job's attempt; its id."""
+        """Write the run of a job's attempt, which goes on until `finish`; its id."""
         experiment = job["spec"]["tracking"]["experimentName"]
         run = self._post("runs/create", experiment_id=self._experiment(experiment), start_time=int(time.time() * 1000))
         run_id = run["run"]["info"]["run_id"]
@@ -355,7 +381,7 @@ class Mlflow:
             "m3.job.uid": meta["uid"], "m3.job.attempt": str(attempt), "m3.job.name": meta["name"],
             "m3.job.namespace": meta["namespace"], "m3.operator": "m3-system/m3", "m3.data.digest": "sha256:" + "0" * 64,
             "m3.data.rows": "1000", "m3.spec.hash": "sha256:" + "1" * 64,
-        }  # fmt: skip
+        } | (more_tags or {})  # fmt: skip
         if percentage is not None:
             tags["m3.progress.percentage"] = str(percentage)
         if version:
@@ -373,6 +399,38 @@ class Mlflow:
 
     def finish(self, run_id: str) -> None:
         self._post("runs/update", run_id=run_id, status="FINISHED", end_time=int(time.time() * 1000))
+
+    def run_status(self, run_id: str) -> str:
+        return self._ask(f"runs/get?run_id={run_id}")["run"]["info"]["status"]
+
+    # the registry
+    def new_version(self, name: str, **tags: str) -> str:
+        """Register a version of a model, which is made with these tags where it is not there."""
+        if self.model(name) is None:
+            self._post(
+                "registered-models/create", name=name, tags=[{"key": f"m3.{k}", "value": v} for k, v in tags.items()]
+            )
+        made = self._post("model-versions/create", name=name, source="s3://nowhere/model")
+        return str(made["model_version"]["version"])
+
+    def model(self, name: str) -> Object | None:
+        try:
+            return self._ask(f"registered-models/get?{urllib.parse.urlencode({'name': name})}")["registered_model"]
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            return None
+
+    def aliases(self, name: str) -> dict[str, str]:
+        return {each["alias"]: each["version"] for each in (self.model(name) or {}).get("aliases", ())}
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        self._post("registered-models/alias", name=name, alias=alias, version=version)
+
+    def version_tags(self, name: str, version: str) -> dict[str, str]:
+        query = urllib.parse.urlencode({"name": name, "version": version})
+        found = self._ask(f"model-versions/get?{query}")["model_version"]
+        return {tag["key"]: tag["value"] for tag in found.get("tags", ())}
 
     def _experiment(self, name: str) -> str:
         query = urllib.parse.urlencode({"experiment_name": name})

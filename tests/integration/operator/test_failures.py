@@ -103,7 +103,7 @@ def test_a_quota_is_told_and_the_rayjob_made_when_it_is_lifted(namespace, wait_f
         {"status": {"hard": {"count/rayjobs.ray.io": "0"}, "used": {"count/rayjobs.ray.io": "0"}}},
     )
     job = namespace.create("fraud-rf")
-    wait_for(lambda: namespace.condition("fraud-rf", "Running").get("reason") == "RequestRefused", 5)
+    wait_for(lambda: namespace.condition("fraud-rf", "Running").get("reason") == "QuotaExceeded", 5)
     assert "exceeded quota: none" in namespace.condition("fraud-rf", "Running")["message"]
     namespace.core.delete_namespaced_resource_quota("none", namespace.name)
     namespace.wait_for_rayjob(job, timeout=25)

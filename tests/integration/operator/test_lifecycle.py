@@ -42,9 +42,8 @@ def test_the_rayjob_is_what_kuberay_and_the_job_need(namespace):
 def test_conditions_follow_the_rayjob_to_a_registered_model(namespace, kuberay, mlflow, wait_for):
     job = namespace.create("fraud-rf")
     rayjob = namespace.wait_for_rayjob(job)
-    wait_for(lambda: namespace.condition("fraud-rf", "Running").get("reason") == "RayJobCreated", 5)
-    kuberay.initializing(rayjob)
     wait_for(lambda: namespace.condition("fraud-rf", "Running").get("reason") == "ClusterStarting", 5)
+    kuberay.initializing(rayjob)
     kuberay.cluster_ready(rayjob)
     wait_for(lambda: namespace.condition("fraud-rf", "Running").get("reason") == "JobStarting", 5)
     kuberay.running(rayjob)
@@ -57,7 +56,7 @@ def test_conditions_follow_the_rayjob_to_a_registered_model(namespace, kuberay, 
 
     status = namespace.status("fraud-rf")
     assert {condition["type"]: condition["status"] for condition in status["conditions"]} == {
-        "Complete": "True", "Registered": "True", "Running": "False",
+        "ClusterReady": "False", "Complete": "True", "Registered": "True", "Running": "False",
     }  # fmt: skip
     assert status["model"] == {
         "name": "fraud_detector", "version": "3", "uri": "models:/fraud_detector/3", "aliases": [],

@@ -1,13 +1,14 @@
 """MLflow's REST API as the operator uses it, against a real server; and what only a broken one answers."""
 
+import asyncio
 import uuid
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiohttp import web
 
+from m3_operator.draft import AliasMove
 from m3_operator.errors import TrackingError
-from m3_operator.mlflow_run import Run
+from m3_operator.mlflow_run import NoRun, RegisteredModel, Run
 from m3_operator.tracking import Tracking
 
 
@@ -49,28 +50,71 @@ async def test_no_run_and_no_experiment_are_none(tracking, mlflow, job):
     assert await tracking.run(experiment(job), job["metadata"]["uid"], 7) is None
 
 
-async def test_one_search_finds_the_runs_of_all_jobs(tracking, mlflow, job):
-    before = datetime.now(UTC) - timedelta(seconds=5)
+async def test_one_search_finds_the_runs_of_all_jobs_that_are_running(tracking, mlflow, job):
     other = {"metadata": job["metadata"] | {"uid": str(uuid.uuid4())}, "spec": job["spec"]}
     ids = {mlflow.train(job), mlflow.train(other)}
-    found = await tracking.runs_since([experiment(job), experiment(job), "not_there"], before)
+    mlflow.finish(mlflow.train(job, attempt=2))
+    found = await tracking.running([experiment(job), experiment(job), "not_there"])
     assert {run.run_id for run in found} == ids
-    assert await tracking.runs_since([experiment(job)], before + timedelta(hours=1)) == []
 
 
 async def test_runs_of_another_operator_are_not_ours(mlflow, job):
     mlflow.train(job)
     stranger = Tracking(mlflow.uri, "elsewhere/m3")
     await stranger.open()
-    assert await stranger.runs_since([experiment(job)], datetime.now(UTC) - timedelta(minutes=5)) == []
+    assert await stranger.running([experiment(job)]) == []
     await stranger.close()
 
 
 async def test_more_runs_than_a_page(tracking, mlflow, job, monkeypatch):
     monkeypatch.setattr("m3_operator.tracking.PAGE", 2)
     ids = {mlflow.train(job, attempt=number) for number in range(1, 6)}
-    found = await tracking.runs_since([experiment(job)], datetime.now(UTC) - timedelta(minutes=5))
+    found = await tracking.running([experiment(job)])
     assert {run.run_id for run in found} == ids
+
+
+async def test_experiments_that_nobody_names_are_learned(mlflow, job, monkeypatch):
+    monkeypatch.setattr("m3_operator.tracking.PAGE", 2)
+    run = mlflow.train(job)
+    tracking = Tracking(mlflow.uri, "m3-system/m3")
+    await tracking.open()
+    assert await tracking.running([]) == []
+    await tracking.learn_experiments()
+    assert run in {each.run_id for each in await tracking.running([])}
+    await tracking.close()
+
+
+async def test_a_run_is_ended_once(tracking, mlflow, job):
+    run = mlflow.train(job)
+    assert await tracking.end(run, "KILLED", 1) is True
+    assert mlflow.run_status(run) == "KILLED"
+    assert await tracking.end(run, "FAILED", 2) is False
+    assert mlflow.run_status(run) == "KILLED"
+    assert await tracking.end("0" * 32, "KILLED", 1) is False
+
+
+class TestAliases:
+    async def test_a_model_is_known_by_its_owner_and_aliases(self, tracking, mlflow, job):
+        name = experiment(job)
+        assert await tracking.model(name) is NoRun.NOT_FOUND
+        version = mlflow.new_version(name, namespace="shop")
+        mlflow.set_alias(name, "champion", version)
+        assert await tracking.model(name) == RegisteredModel("shop", {"champion": version})
+
+    async def test_an_alias_moves_only_from_where_it_was(self, tracking, mlflow, job):
+        name = experiment(job)
+        first, second = mlflow.new_version(name), mlflow.new_version(name)
+        assert await tracking.move(AliasMove(name, "champion", first, None)) is True
+        assert await tracking.move(AliasMove(name, "champion", second, None)) is False
+        assert mlflow.aliases(name) == {"champion": first}
+        assert await tracking.move(AliasMove(name, "champion", second, first)) is True
+        assert mlflow.aliases(name) == {"champion": second}
+
+    async def test_of_two_that_come_together_one_wins(self, tracking, mlflow, job):
+        name = experiment(job)
+        first, second = mlflow.new_version(name), mlflow.new_version(name)
+        moves = [AliasMove(name, "champion", version, None) for version in (first, second)]
+        assert sorted(await asyncio.gather(*(tracking.move(move) for move in moves))) == [False, True]
 
 
 async def test_a_frozen_server_is_given_up_in_time(tracking, mlflow, job):
