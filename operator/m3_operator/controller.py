@@ -31,11 +31,11 @@ from m3_operator.settings import Settings
 from m3_operator.store import Key
 from m3_operator.tracking import Tracking
 from m3_operator.workqueue import Workqueue
-from m3_operator.world import Reading, World, has_time_to_live, is_at_rest, key_of, read
+from m3_operator.world import Reading, World, has_time_to_live, is_at_rest, is_new, key_of, read, slim
 
 logger = logging.getLogger(__name__)
 
-WORKERS = 32
+WORKERS = 8
 """Jobs at a time: each mostly waits for the API server."""
 HEARTBEAT = Key("", "heartbeat")
 """A key of no job: goes through the queue at each resync, and so shows that the queue moves."""
@@ -68,8 +68,8 @@ class Controller:
         if is_at_rest(body) and not has_time_to_live(body):
             self._world.jobs.drop(key)
             return
-        self._world.jobs.put(key, body, body["metadata"]["resourceVersion"])
-        self._queue.add(key)
+        if self._world.jobs.put(key, slim(body), body["metadata"]["resourceVersion"]):
+            self._queue.add(key, urgent=is_new(body))
 
     def job_gone(self, body: Object) -> None:
         self._world.jobs.drop(key_of(body))
@@ -90,6 +90,7 @@ class Controller:
     async def start(self) -> None:
         """Read the state once before any event comes: a watch tells of a job before it tells of its RayJob."""
         await self._resync.look_at_jobs()
+        self._wake_all()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -111,8 +112,11 @@ class Controller:
         await self._resync.look_at_jobs()
         await self._resync.look_at_runs()
         await self._resync.look_at_pods()
-        for key, _ in self._world.jobs:
-            self._queue.add(key)
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for key, body in self._world.jobs:
+            self._queue.add(key, urgent=is_new(body))
         for key, child in self._world.children:
             self._queue.add(Key(key.namespace, child.job))
 
@@ -138,6 +142,10 @@ class Controller:
         while (hindrance := await self._act(key, plan)) is not None:
             observed = replace(observed, **hindrance)
             plan = self._decide(reading, observed)
+        if plan.apply and self._queue.has_urgent:
+            # Whoever waits for a RayJob goes first: what is to be written about this one follows from its being there.
+            self._queue.add(key)
+            return None
         await self._write(key, body, plan)
         return plan.requeue_after
 
@@ -188,7 +196,11 @@ class Controller:
         if child is None or not wants_pods(reading.status, child):
             return None
         selector = f"{labels.JOB_UID}={reading.meta.uid},{labels.ATTEMPT}={attempt_to_look_at(reading.status)}"
-        return memory_kill(await self._cluster.pods(child.namespace, selector))
+        try:
+            return memory_kill(await self._cluster.pods(child.namespace, selector))
+        except ClusterError as error:
+            logger.warning("%s/%s: %s", child.namespace, child.job, error)
+            return None
 
     async def _model(self, reading: Reading, child: Child | None) -> RegisteredModel | NoRun:
         name = reading.model_at_stake
@@ -228,7 +240,8 @@ class Controller:
     async def _create(self, key: Key, body: Object) -> None:
         name = body["metadata"]["name"]
         try:
-            child = observe(await self._cluster.create_rayjob(body))
+            created = await self._cluster.create_rayjob(body)
+            child = observe(body | {"metadata": created["metadata"]})
             logger.info("%s: RayJob %s created", key, name)
         except Conflict:
             # Ours from before a crash, or somebody else's. Look at it, and decide again.
@@ -260,7 +273,7 @@ class Controller:
         if written is None or is_at_rest(written):
             self._world.jobs.drop(key)
         else:
-            self._world.jobs.put(key, written, written["metadata"]["resourceVersion"])
+            self._world.jobs.put(key, slim(written), written["metadata"]["resourceVersion"])
         for event in plan.events if written else ():
             logger.info("%s: %s: %s", key, event.reason, event.message)
             self._metrics.count(event.reason)

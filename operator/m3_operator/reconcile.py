@@ -136,6 +136,8 @@ def _make_rayjob(draft: Draft, job: TrainingJob) -> None:
     elif refusal is None:
         draft.apply.append(rayjob.build(job, number, draft.observed.settings))
         draft.new_attempt(number, draft.now, (job.metadata.labels or {}).get(QUEUE))
+        _wake_in_time(draft, job)
+        draft.wake_at(draft.now + UNANSWERED)
     elif refusal.retriable:
         draft.condition(ConditionType.RUNNING, "False", refusal.reason, refusal.message)
         draft.wake_in(REFUSED_AGAIN)
@@ -258,6 +260,10 @@ def _watch(draft: Draft, job: TrainingJob, child: Child) -> None:
         _run(draft, job, child)
     else:
         _start(draft, child)
+    _wake_in_time(draft, job)
+
+
+def _wake_in_time(draft: Draft, job: TrainingJob) -> None:
     draft.wake_at(deadline.due(draft.status.start_time, job.spec.active_deadline_seconds))
     if draft.status.attempts[-1].running_time is None:
         draft.wake_at(deadline.due(_waiting_since(draft), job.spec.pre_running_deadline_seconds))
@@ -281,7 +287,7 @@ def _start(draft: Draft, child: Child) -> None:
         _start_job(draft, child)
     elif starting is None or starting.reason != Reason.CLUSTER_STARTING:
         draft.waits(Reason.CLUSTER_STARTING, f"the Ray cluster of RayJob {child.name} starts")
-    if child.stage is Stage.CREATED and child.created_at is not None:
+    if child.stage is Stage.CREATED and child.created_at is not None and draft.now < child.created_at + UNANSWERED:
         draft.wake_at(child.created_at + UNANSWERED)
 
 

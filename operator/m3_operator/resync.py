@@ -24,7 +24,7 @@ from m3_operator.rayjob_status import Child, Stage, observe
 from m3_operator.settings import Settings
 from m3_operator.store import Key
 from m3_operator.tracking import Tracking
-from m3_operator.world import World, display_of, experiment_of, key_of
+from m3_operator.world import World, display_of, experiment_of, key_of, slim
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Resync:
         )
         jobs = await self._cluster.unsettled_jobs()
         self._world.jobs.replace(
-            [(key_of(job), job, job["metadata"]["resourceVersion"]) for job in jobs.items], jobs.resource_version
+            [(key_of(job), slim(job), job["metadata"]["resourceVersion"]) for job in jobs.items], jobs.resource_version
         )
         self._metrics.unsettled.set(len(self._world.jobs))
         self._metrics.show_jobs(Counter(display_of(body) for _, body in self._world.jobs))
@@ -120,14 +120,17 @@ class Resync:
 
     # --- pods ---------------------------------------------------------------------------------------------------------
     async def look_at_pods(self) -> None:
-        """Find out why clusters do not start. Raises ClusterError."""
+        """Find out why clusters do not start. Never fails: what is not found out is not said."""
         waiting = sorted(self._waiting(), key=lambda child: child.created_at or self._clock())[:LOOKED_AT]
         by_namespace: defaultdict[str, list[Child]] = defaultdict(list)
         for child in waiting:
             by_namespace[child.namespace].append(child)
         found: dict[str, Diagnosis] = {}
         for namespace, children in by_namespace.items():
-            found |= await self._diagnose(namespace, [child.owner_uid for child in children])
+            try:
+                found |= await self._diagnose(namespace, [child.owner_uid for child in children])
+            except ClusterError as error:
+                logger.warning("namespace %s: nobody knows why its clusters do not start: %s", namespace, error)
         self._world.diagnoses = found
 
     def _waiting(self) -> list[Child]:

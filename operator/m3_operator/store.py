@@ -42,10 +42,10 @@ class Store(Generic[ItemT]):
         return entry.item if entry else None
 
     def put(self, key: Key, item: ItemT, resource_version: str) -> bool:
-        """Hold `item`; False where something newer is held."""
+        """Hold `item`; False where it is held already, or something newer is: no news."""
         version = number(resource_version)
         held = self._entries.get(key)
-        if held is not None and held.version > version:
+        if held is not None and held.version >= version > 0:
             return False
         self._entries[key] = _Entry(version, item)
         return True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -19,6 +19,8 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 60.0
+PATIENCE = 5.0
+"""Seconds that a key gives way to urgent ones."""
 
 
 class Workqueue(Generic[KeyT]):
@@ -27,8 +29,10 @@ class Workqueue(Generic[KeyT]):
     def __init__(self, work: Callable[[KeyT], Awaitable[float | None]]) -> None:
         """`work` does what a key needs, and says after how many seconds it needs something again."""
         self._work = work
-        self._ready: asyncio.Queue[KeyT] = asyncio.Queue()
-        self._waiting: dict[KeyT, float] = {}
+        self._urgent: deque[KeyT] = deque()
+        self._calm: deque[KeyT] = deque()
+        self._ready = asyncio.Semaphore(0)
+        self._waiting: dict[KeyT, tuple[float, deque[KeyT]]] = {}
         self._busy: set[KeyT] = set()
         self._timers: dict[KeyT, asyncio.TimerHandle] = {}
         self._failures: Counter[KeyT] = Counter()
@@ -37,17 +41,36 @@ class Workqueue(Generic[KeyT]):
         """Keys that wait for a worker; without those that wait for a time."""
         return len(self._waiting)
 
+    @property
+    def has_urgent(self) -> bool:
+        return bool(self._urgent)
+
     def oldest(self) -> float:
         """Seconds that the first of them has waited."""
-        return asyncio.get_running_loop().time() - min(self._waiting.values()) if self._waiting else 0.0
+        since = min((since for since, _ in self._waiting.values()), default=None)
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since
 
-    def add(self, key: KeyT) -> None:
-        """Work on `key` soon; once, however often it is added before that."""
+    def add(self, key: KeyT, urgent: bool = False) -> None:
+        """Work on `key` soon; once, however often it is added before that. An urgent one goes before those that are not."""
         if key in self._waiting:
             return
-        self._waiting[key] = asyncio.get_running_loop().time()
+        lane = self._urgent if urgent else self._calm
+        self._waiting[key] = (asyncio.get_running_loop().time(), lane)
         if key not in self._busy:
-            self._ready.put_nowait(key)
+            self._queue(key, lane)
+
+    def _queue(self, key: KeyT, lane: deque[KeyT]) -> None:
+        lane.append(key)
+        self._ready.release()
+
+    def _next(self) -> KeyT:
+        if not self._urgent or (self._calm and self._has_waited_long(self._calm[0])):
+            return self._calm.popleft()
+        return self._urgent.popleft()
+
+    def _has_waited_long(self, key: KeyT) -> bool:
+        since, _ = self._waiting[key]
+        return asyncio.get_running_loop().time() - since > PATIENCE
 
     def add_after(self, key: KeyT, seconds: float) -> None:
         """Work on `key` in `seconds`; the soonest wish counts."""
@@ -72,15 +95,16 @@ class Workqueue(Generic[KeyT]):
 
     async def _worker(self) -> None:
         while True:
-            key = await self._ready.get()
-            self._waiting.pop(key, None)
+            await self._ready.acquire()
+            key = self._next()
+            self._waiting.pop(key)
             self._busy.add(key)
             try:
                 await self._attend(key)
             finally:
                 self._busy.discard(key)
             if key in self._waiting:
-                self._ready.put_nowait(key)
+                self._queue(key, self._waiting[key][1])
 
     async def _attend(self, key: KeyT) -> None:
         # A task of its own, and its exception looked at instead of caught: one job's trouble, of whatever kind, must

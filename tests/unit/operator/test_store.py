@@ -16,10 +16,16 @@ def test_an_older_state_is_not_taken():
     assert store.get(A) == "new"
 
 
-def test_the_same_version_is_taken_again():
+def test_the_same_version_is_no_news():
     store = Store()
-    store.put(A, "one", "9")
-    assert store.put(A, "two", "9")
+    assert store.put(A, "one", "9")
+    assert not store.put(A, "two", "9")
+
+
+def test_where_versions_say_nothing_everything_is_news():
+    store = Store()
+    assert store.put(A, "one", "abc")
+    assert store.put(A, "two", "abc")
 
 
 def test_a_list_drops_what_is_not_in_it():

@@ -116,3 +116,50 @@ async def test_the_soonest_wish_counts(first, then):
         queue.add_after("a", first)
         queue.add_after("a", then)
         await work.until(1)
+
+
+async def test_urgent_keys_go_first():
+    work = Work()
+    queue = Workqueue(work)
+    for key in ("calm-1", "calm-2"):
+        queue.add(key)
+    assert not queue.has_urgent
+    for key in ("urgent-1", "urgent-2"):
+        queue.add(key, urgent=True)
+    assert queue.has_urgent
+    async with running(queue, workers=1):
+        await work.until(4)
+    assert work.done == ["urgent-1", "urgent-2", "calm-1", "calm-2"]
+
+
+async def test_but_not_for_ever(monkeypatch):
+    monkeypatch.setattr(workqueue, "PATIENCE", 0.0)
+    work = Work()
+    queue = Workqueue(work)
+    queue.add("calm")
+    queue.add("urgent", urgent=True)
+    started = asyncio.get_running_loop().time()
+    async with asyncio.timeout(5):
+        while asyncio.get_running_loop().time() <= started:
+            await asyncio.sleep(0)
+    assert queue.oldest() > 0.0
+    async with running(queue, workers=1):
+        await work.until(2)
+    assert work.done == ["calm", "urgent"]
+    assert queue.oldest() == 0.0
+
+
+async def test_a_key_that_is_added_while_it_is_worked_on_keeps_its_lane():
+    work = Work()
+    work.gate.clear()
+    queue = Workqueue(work)
+    queue.add("a")
+    async with running(queue, workers=1):
+        async with asyncio.timeout(5):
+            while work.busy == 0:
+                await asyncio.sleep(0)
+        queue.add("a", urgent=True)
+        queue.add("b")
+        work.gate.set()
+        await work.until(3)
+    assert work.done == ["a", "a", "b"]
