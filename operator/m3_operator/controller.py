@@ -30,7 +30,7 @@ from m3_operator.resync import Resync
 from m3_operator.settings import Settings
 from m3_operator.store import Key
 from m3_operator.tracking import Tracking
-from m3_operator.workqueue import Workqueue
+from m3_operator.workqueue import PATIENCE, Workqueue
 from m3_operator.world import Reading, World, has_time_to_live, is_at_rest, is_new, key_of, read, slim
 
 logger = logging.getLogger(__name__)
@@ -142,10 +142,9 @@ class Controller:
         while (hindrance := await self._act(key, plan)) is not None:
             observed = replace(observed, **hindrance)
             plan = self._decide(reading, observed)
-        if plan.apply and self._queue.has_urgent:
-            # Whoever waits for a RayJob goes first: what is to be written about this one follows from its being there.
-            self._queue.add(key)
-            return None
+        if plan.apply and self._queue.is_in_a_burst:
+            # Whoever waits for a RayJob goes first. What is to be written about this one follows from its being there.
+            return PATIENCE
         await self._write(key, body, plan)
         return plan.requeue_after
 

@@ -34,8 +34,8 @@ NAME_AGAIN = 2.0
 """Seconds until a RayJob that was refused, or whose name is taken by one that is going, is asked for again."""
 PASSING = timedelta(seconds=5)
 """A stage that is over sooner is not worth a write of its own: a job that starts well is written down twice, not five times."""
-UNANSWERED = timedelta(seconds=20)
-"""After which a RayJob that nobody has taken up is worth a word."""
+UNANSWERED = timedelta(seconds=60)
+"""After which a RayJob that nobody has taken up is worth a word: KubeRay needs half of it for a thousand at once."""
 
 
 def reconcile(job: TrainingJob, observed: Observed, now: datetime) -> Plan:

@@ -21,6 +21,8 @@ FIRST_DELAY = 0.5
 LONGEST_DELAY = 60.0
 PATIENCE = 5.0
 """Seconds that a key gives way to urgent ones."""
+BURST = 10
+"""So many urgent keys within a second are a burst."""
 
 
 class Workqueue(Generic[KeyT]):
@@ -32,6 +34,7 @@ class Workqueue(Generic[KeyT]):
         self._urgent: deque[KeyT] = deque()
         self._calm: deque[KeyT] = deque()
         self._ready = asyncio.Semaphore(0)
+        self._newest_urgent: deque[float] = deque(maxlen=BURST)
         self._waiting: dict[KeyT, tuple[float, deque[KeyT]]] = {}
         self._busy: set[KeyT] = set()
         self._timers: dict[KeyT, asyncio.TimerHandle] = {}
@@ -42,8 +45,11 @@ class Workqueue(Generic[KeyT]):
         return len(self._waiting)
 
     @property
-    def has_urgent(self) -> bool:
-        return bool(self._urgent)
+    def is_in_a_burst(self) -> bool:
+        """Whether urgent keys come thick and fast, or many still wait."""
+        if len(self._newest_urgent) < BURST:
+            return False
+        return bool(self._urgent) or asyncio.get_running_loop().time() - self._newest_urgent[0] < 1.0
 
     def oldest(self) -> float:
         """Seconds that the first of them has waited."""
@@ -54,8 +60,10 @@ class Workqueue(Generic[KeyT]):
         """Work on `key` soon; once, however often it is added before that. An urgent one goes before those that are not."""
         if key in self._waiting:
             return
-        lane = self._urgent if urgent else self._calm
-        self._waiting[key] = (asyncio.get_running_loop().time(), lane)
+        lane, now = (self._urgent if urgent else self._calm), asyncio.get_running_loop().time()
+        self._waiting[key] = (now, lane)
+        if urgent:
+            self._newest_urgent.append(now)
         if key not in self._busy:
             self._queue(key, lane)
 

@@ -111,7 +111,7 @@ def test_a_quota_that_leaves_no_pods(namespace, kuberay, wait_for):
 @pytest.mark.usefixtures("at_work")
 def test_a_rayjob_that_nobody_takes_up(namespace, wait_for):
     namespace.wait_for_rayjob(namespace.create("fraud-rf"))
-    wait_for(lambda: namespace.condition("fraud-rf", "Running").get("reason") == "KubeRayNotResponding", 30)
+    wait_for(lambda: namespace.condition("fraud-rf", "Running").get("reason") == "KubeRayNotResponding", 80)
     assert "is KubeRay's operator running" in namespace.condition("fraud-rf", "Running")["message"]
 
 

@@ -123,8 +123,8 @@ CASES = {
         RUNNING, {}, {"child": ("Initializing", "", {"rayClusterStatus": OVER_QUOTA})}, 5,
         {"Running": ("False", "QuotaExceeded"), "ClusterReady": ("False", "QuotaExceeded")},
     ),
-    "a RayJob that nobody takes up": (RUNNING, {}, {"child": ("", "")}, 20, {"Running": ("False", "KubeRayNotResponding")}),
-    "but not too soon": (RUNNING, {}, {"child": ("", "")}, 19, {"Running": ("False", "ClusterStarting")}),
+    "a RayJob that nobody takes up": (RUNNING, {}, {"child": ("", "")}, 60, {"Running": ("False", "KubeRayNotResponding")}),
+    "but not too soon": (RUNNING, {}, {"child": ("", "")}, 59, {"Running": ("False", "ClusterStarting")}),
     "a cluster that starts after all says so": (
         RUNNING | {"conditions": [condition("ClusterReady", "False", "Unschedulable")]}, {},
         {"child": ("Initializing", "")}, 5, {"Running": ("False", "ClusterStarting")},

@@ -123,10 +123,8 @@ async def test_urgent_keys_go_first():
     queue = Workqueue(work)
     for key in ("calm-1", "calm-2"):
         queue.add(key)
-    assert not queue.has_urgent
     for key in ("urgent-1", "urgent-2"):
         queue.add(key, urgent=True)
-    assert queue.has_urgent
     async with running(queue, workers=1):
         await work.until(4)
     assert work.done == ["urgent-1", "urgent-2", "calm-1", "calm-2"]
@@ -163,3 +161,13 @@ async def test_a_key_that_is_added_while_it_is_worked_on_keeps_its_lane():
         work.gate.set()
         await work.until(3)
     assert work.done == ["a", "a", "b"]
+
+
+async def test_many_urgent_keys_are_a_burst():
+    queue = Workqueue(Work())
+    for number in range(workqueue.BURST - 1):
+        queue.add(number, urgent=True)
+    queue.add("calm")
+    assert not queue.is_in_a_burst
+    queue.add("last", urgent=True)
+    assert queue.is_in_a_burst
