@@ -421,11 +421,11 @@ class TestStatus:
             assert (second.status, second.apply, second.events) == (None, (), ())
 
     def test_the_transition_time_stays_where_the_status_does(self, make):
-        for child, time in (
-            (make.child(""), "2026-11-24T12:00:00Z"),
-            (make.child("Running", "RUNNING"), "2026-11-24T12:00:30Z"),
-        ):
-            plan = make.plan(make.job(RUNNING), 30, child=child)
+        stuck = make.plan(
+            make.job(RUNNING), 30, child=make.child("Initializing"), diagnosis=Diagnosis("Unschedulable", "")
+        )
+        runs = make.plan(make.job(RUNNING), 30, child=make.child("Running", "RUNNING"))
+        for plan, time in ((stuck, "2026-11-24T12:00:00Z"), (runs, "2026-11-24T12:00:30Z")):
             assert {item["lastTransitionTime"] for item in plan.status["conditions"]} == {time}
 
     def test_the_most_important_metric_is_first_and_shown(self, make):
