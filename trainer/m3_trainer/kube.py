@@ -218,20 +218,24 @@ class Kube:
     def follow(self, namespace: str, name: str, timeout: float | None = None) -> Iterator[Object]:
         """The job as it is, and after each change; ends after `timeout` seconds. Raises `NotFound` when it is deleted.
 
-        A line that is cut, or a watch that has expired, is taken up again from the job as it then is.
+        A line that is cut, or a watch that has expired, is taken up again from the job as it then is; a server that has never
+        answered is not waited for.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        answered = time.monotonic()
+        answered: float | None = None
+        is_away = False
         while True:
             try:
                 job = self.job(namespace, name)
-                answered = time.monotonic()
+                answered, is_away = time.monotonic(), False
                 yield job
                 yield from self._changes(namespace, job, end)
             except ClusterUnavailable:
-                if time.monotonic() - answered > PATIENCE_SECONDS:
+                if answered is None or time.monotonic() - answered > PATIENCE_SECONDS:
                     raise
-                log.warning("the API server does not answer; asking again")
+                if not is_away:
+                    log.warning("the API server does not answer; it is asked again for a minute")
+                is_away = True
                 time.sleep(1)
             if end is not None and time.monotonic() >= end:
                 return

@@ -50,7 +50,9 @@ def read(kube: Kube, mlflow: Mlflow, job: Job, attempt: int | None, tail: int | 
         except (Missing, NotFound, TrackingUnavailable) as error:
             reasons.append(error)
     if not chosen.get("completionTime"):
-        raise NotFound(no_log_yet(job))
+        raise NotFound(
+            f"`{job.name}` runs, and has no log yet: {reasons[0]}" if job.has("Running") else no_log_yet(job)
+        )
     outage = next((reason for reason in reasons if isinstance(reason, TrackingUnavailable)), None)
     if outage:
         raise outage
