@@ -23,7 +23,7 @@ from m3_operator.errors import ClusterError, Conflict, Refused, TrackingError
 from m3_operator.metrics import Metrics
 from m3_operator.mlflow_run import NoRun, RegisteredModel, Run
 from m3_operator.pod_status import Diagnosis, memory_kill
-from m3_operator.rayjob_status import Child, Failure, observe, refused_by_kubernetes
+from m3_operator.rayjob_status import Child, Failure, Stage, observe, refused_by_kubernetes
 from m3_operator.reconcile import attempt_to_look_at, reconcile, refuse, wants_pods, wants_run
 from m3_operator.resources import names
 from m3_operator.resync import Resync
@@ -36,7 +36,7 @@ from m3_operator.world import Reading, World, has_time_to_live, is_at_rest, is_n
 logger = logging.getLogger(__name__)
 
 WORKERS = 8
-"""Jobs at a time: each mostly waits for the API server."""
+"""Jobs at a time: each mostly waits for the API server, and more would only wait there instead of here, before all others."""
 HEARTBEAT = Key("", "heartbeat")
 """A key of no job: goes through the queue at each resync, and so shows that the queue moves."""
 
@@ -76,7 +76,9 @@ class Controller:
 
     def rayjob_seen(self, body: Object) -> None:
         child = observe(body)
-        if self._world.children.put(Key(child.namespace, child.name), child, child.resource_version):
+        is_news = self._world.children.put(Key(child.namespace, child.name), child, child.resource_version)
+        # one that nobody has taken up yet says no more than our own POST, whose answer comes later than this event
+        if is_news and child.stage is not Stage.CREATED:
             self._queue.add(Key(child.namespace, child.job))
 
     def rayjob_gone(self, body: Object) -> None:

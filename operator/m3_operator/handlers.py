@@ -67,7 +67,9 @@ def configured() -> kopf.OperatorSettings:
     settings.watching.label_selectors[RAY_GROUP, RAY_VERSION, RAYJOBS] = labels.UNSETTLED
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = (1, 2, 4, 8, 15)
-    settings.queueing.worker_limit = 50
-    settings.queueing.idle_timeout = 1
+    # A worker per object, which lingers: with a limit of 50 that linger for a second, no more than 50 objects a second are
+    # told of. Ours only add a key to a queue.
+    settings.queueing.worker_limit = None
+    settings.queueing.idle_timeout = 0.1
     settings.process.ultimate_exiting_timeout = 20
     return settings

@@ -172,8 +172,6 @@ def _follow(draft: Draft, job: TrainingJob) -> None:
     elif child is None:
         _lose(draft, job, Failure(Reason.RAY_JOB_DELETED, "the attempt's RayJob was deleted", retriable=True))
     elif _head_was_replaced(draft.attempt_under_way, child):
-        # KubeRay submits the job to the new head again, under the same id: that would be a second try of the same attempt
-        draft.delete_child()
         _lose(
             draft,
             job,
@@ -228,6 +226,9 @@ def _complete(draft: Draft, job: TrainingJob, how: str) -> None:
 def _lose(draft: Draft, job: TrainingJob, failure: Failure) -> None:
     """The attempt has ended badly, unless its work was done by then."""
     run = draft.observed.run
+    if failure.reason == Reason.HEAD_RESTARTED:
+        # KubeRay submits the job to the new head again, under the same id: a second try of an attempt that is over
+        draft.delete_child()
     if isinstance(run, Run) and run.has_model:
         _complete(draft, job, f"had registered its model when it ended ({failure.reason})")
         return

@@ -344,6 +344,15 @@ class TestActions:
         assert status.get("failedAttempts", 0) == 0
         assert status["attempts"][0]["reason"] == "Suspended"
 
+    def test_a_restarted_head_takes_its_rayjob_with_it(self, make):
+        told = 'M3_ERROR {"reason": "HeadRestarted", "message": "ran before", "retriable": true}'
+        ended = make.child("Failed", "FAILED", reason="AppFailed", message=told)
+        replaced = make.child("Running", "RUNNING", rayClusterStatus={"head": {"podName": "head-b"}})
+        for child in (ended, replaced):
+            plan = make.plan(make.job(ON_HEAD_A), 60, child=child)
+            assert (plan.delete, plan.settle) == (("fraud-rf-58dc-1",), ())
+            assert plan.status["attempts"][0]["reason"] == "HeadRestarted"
+
     def test_resuming_starts_at_once_with_the_next_number(self, make, conditions_of):
         ended = attempt(completionTime="2026-11-24T12:01:00Z", reason="Suspended")
         status = RUNNING | {"attempts": [ended], "conditions": [condition("Suspended", "True", "JobSuspended")]}
