@@ -446,7 +446,11 @@ def _located(field: str, told: str) -> str:
 
 def _plain(message: str) -> str:
     """Without the value as Kubernetes quotes it: `"object"` for anything that is none of JSON's simple types."""
-    told = re.sub(r"^(Invalid|Unsupported|Required|Duplicate|Forbidden|Too \w+)( value)?: ", "", message)
+    if message == "Required value":
+        return "must be set"
+    if listed := re.match(r"^Unsupported value: (.*?): supported values: (.*)$", message):
+        return f"must be one of {listed[2]}, is {listed[1]}"
+    told = re.sub(r"^(Invalid|Required|Duplicate|Forbidden|Too \w+)( value)?: ", "", message)
     if bound := BOUND.match(told):
         return f"must {bound['must']}, is {bound['value']}"
     return re.sub(r'^"(object|array|string)": ', "", told)
