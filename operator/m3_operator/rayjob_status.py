@@ -183,9 +183,22 @@ def _failure(status: Object) -> Failure:
         return Failure(Reason.INVALID_RAY_JOB, f"KubeRay refuses the RayJob: {message}")
     if status.get("jobDeploymentStatus") == "Complete":
         return Failure(Reason.STOPPED, "the Ray job was stopped from outside; make a new TrainingJob to run it again")
+    if OUT_OF_MEMORY.search(message):
+        return Failure(Reason.OOM_KILLED, _out_of_memory(message))
     if status.get("reason") in (None, "", "AppFailed"):
         return Failure(Reason.JOB_CRASHED, _crash(message), retriable=True)
     return Failure(str(status["reason"]), message or "KubeRay gives no message", retriable=True)
+
+
+OUT_OF_MEMORY = re.compile("running low on memory|memory usage threshold")
+"""Ray's own watch over memory stops what uses most of it just before the kernel would."""
+
+
+def _out_of_memory(message: str) -> str:
+    used = re.search(r"was ([0-9.]+ ?[KMGT]?i?B)(?: used)? / ([0-9.]+ ?[KMGT]?i?B)", message)
+    told = f"at {used[1]} of its memory limit of {used[2]}" if used else "at its memory limit"
+    cure = "raise `spec.ray.head.resources.limits.memory`, or train on fewer rows with `data.sampleSize`"
+    return f"Ray has stopped the job {told}: {cure}"
 
 
 def _crash(message: str) -> str:

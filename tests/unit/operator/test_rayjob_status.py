@@ -34,6 +34,12 @@ def test_final_stages():
     assert [stage for stage in Stage if stage.is_final] == [Stage.SUCCEEDED, Stage.FAILED]
 
 
+# as Ray 2.60 says it
+LOW_ON_MEMORY = (
+    "Unexpected error occurred: 1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.244.0.34, "
+    "ID: 7f8b) was 0.87GB used / 0.88GB limit (0.988772)\nOOM kill reason: Memory usage 917147648B exceeded threshold of 896532480B"
+)
+
 FAILURES = {
     "the job's own words win": (
         (
@@ -66,6 +72,14 @@ FAILURES = {
     "a crash without output": (
         ("Failed", "FAILED", {}),
         Failure("JobCrashed", "the job's process ended without saying why (killed, or out of memory)", retriable=True),
+    ),
+    "what Ray stops for its memory": (
+        ("Failed", "FAILED", {"reason": "AppFailed", "message": LOW_ON_MEMORY}),
+        Failure(
+            "OOMKilled",
+            "Ray has stopped the job at 0.87GB of its memory limit of 0.88GB: raise "
+            "`spec.ray.head.resources.limits.memory`, or train on fewer rows with `data.sampleSize`",
+        ),
     ),
     "KubeRay's own reasons are kept": (
         ("Failed", "", {"reason": "JobStatusCheckTimeoutExceeded", "message": "no answer for 300 s"}),
