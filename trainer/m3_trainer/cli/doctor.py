@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from m3_trainer import config, kube
+from m3_trainer import kube
 from m3_trainer.cli import show_cluster
 from m3_trainer.cli.options import (
     MLFLOW_SERVICE,
@@ -208,6 +208,8 @@ def differences(installed: Object) -> tuple[list[str], list[str]]:
 
     Below the fields that say where a job runs only the operator's models know what there is.
     """
+    from m3_trainer import config  # `m3 --help` imports this module, and need not wait for pydantic
+
     ours = config.Workload.model_json_schema(by_alias=True)
     known = set(_leaves(ours, ours.get("$defs", {}))) | config.EXECUTION_FIELDS
     there = set(_leaves(installed, {}))
