@@ -78,7 +78,9 @@ def test_a_head_that_is_killed_in_the_middle_ends_the_attempt(cluster, small_job
     rayjobs = cluster.get("rayjobs", f"--namespace={JOBS}", f"--selector=m3.dev/job={job.name}")["items"]
     assert [each["metadata"]["labels"]["m3.dev/attempt"] for each in rayjobs] == ["2"]
     runs = runs_of(mlflow_client, job)
-    assert {number: run.info.status for number, run in runs.items()} == {1: "FAILED", 2: "FINISHED"}
+    assert sorted(runs) == [1, 2]
+    # the kubelet's SIGTERM ends it as KILLED where there is time for that
+    assert (runs[1].info.status in ("FAILED", "KILLED"), runs[2].info.status) == (True, "FINISHED")
     assert [version.run_id for version in versions_of(mlflow_client, job)] == [runs[2].info.run_id]
 
 

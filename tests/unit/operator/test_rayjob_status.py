@@ -36,8 +36,9 @@ def test_final_stages():
 
 # as Ray 2.60 says it
 LOW_ON_MEMORY = (
-    "Unexpected error occurred: 1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.244.0.34, "
-    "ID: 7f8b) was 0.87GB used / 0.88GB limit (0.988772)\nOOM kill reason: Memory usage 917147648B exceeded threshold of 896532480B"
+    "Unexpected error occurred: 1 worker(s) were killed due to the node running low on memory. Memory on the node "
+    "(IP: 10.244.0.34, ID: 7f8b) was 0.87GB used / 0.88GB limit (0.988772)\n"
+    "OOM kill reason: Memory usage 917147648B exceeded threshold of 896532480B"
 )
 
 FAILURES = {
