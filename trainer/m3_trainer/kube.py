@@ -144,7 +144,7 @@ class Kube:
         method: str,
         path: str,
         query: Mapping[str, Any],
-        body: Object | str | None = None,
+        body: Object | None = None,
         content_type: str = "application/json",
         host: str | None = None,
         timeout: float | tuple[float, float] | None = None,
@@ -156,10 +156,10 @@ class Kube:
         headers |= {"Host": host} if host else {}
         pairs = [(name, _text(value)) for name, value in query.items() if value is not None]
         try:
-            method, url, headers, body, _ = self._api.param_serialize(
+            method, url, headers, data, _ = self._api.param_serialize(
                 method, path, query_params=pairs, header_params=headers, body=body, auth_settings=["BearerToken"]
             )
-            answer = self._api.call_api(method, url, headers, body, _request_timeout=timeout or self._timeout)
+            answer = self._api.call_api(method, url, headers, data, _request_timeout=timeout or self._timeout)
         except (HTTPError, ApiException, OSError) as error:
             raise self._unavailable(error) from error
         if not 200 <= answer.status <= 299:
@@ -198,8 +198,7 @@ class Kube:
         query = {"fieldManager": FIELD_MANAGER, "force": True, "fieldValidation": "Strict"}
         query |= {"dryRun": "All"} if dry_run else {}
         with self._explained(namespace):
-            # As text: the client would drop the nulls, and `max_depth: null` means something.
-            answer = self._send("PATCH", path, query, json.dumps(document), "application/apply-patch+yaml")
+            answer = self._send("PATCH", path, query, document, "application/apply-patch+yaml")
         return json.loads(answer.read())
 
     def patch(self, namespace: str, name: str, spec: Object) -> Object:

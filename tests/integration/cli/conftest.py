@@ -2,10 +2,13 @@
 
 import json
 import os
+import socket
 import subprocess
+import threading
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +98,58 @@ def keep_log(uri: str, run_id: str, text: str) -> None:
 @pytest.fixture(name="keep_log")
 def keep_log_fixture() -> Callable[[str, str, str], None]:
     return keep_log
+
+
+# --- a line that can be cut -------------------------------------------------------------------------------------------
+@dataclass
+class Line:
+    """A port that leads to the API server until it is cut, and again when it is mended."""
+
+    target: int
+    listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
+    open: list[socket.socket] = field(default_factory=list)
+    is_cut: bool = False
+
+    @property
+    def port(self) -> int:
+        return self.listener.getsockname()[1]
+
+    def serve(self) -> None:
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            if self.is_cut:
+                near.close()
+                continue
+            far = socket.create_connection(("127.0.0.1", self.target))
+            self.open += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        self.is_cut = True
+        for each in self.open:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self.is_cut = False
+
+
+@pytest.fixture
+def line(m3: Cli, api_server) -> Iterator[Line]:
+    """The line that `m3` has to the API server in this test."""
+    made = Line(api_server.port)
+    threading.Thread(target=made.serve, daemon=True).start()
+    m3.kubeconfig.write_text(m3.kubeconfig.read_text().replace(f":{api_server.port}", f":{made.port}"))
+    yield made
+    made.listener.close()
+    made.cut()

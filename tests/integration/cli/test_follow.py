@@ -187,6 +187,19 @@ def test_wait_ends_when_the_job_is_deleted(m3, namespace):
     assert (process.returncode, err) == (12, "error: TrainingJob `job` was deleted\n")
 
 
+def test_wait_outlives_a_line_that_is_cut(m3, namespace, line):
+    namespace.create("job")
+    process = m3.start("wait", "job")
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("job: Pending")
+    line.cut()
+    assert process.stderr.readline() == "the API server does not answer; it is asked again for a minute\n"
+    write_status(namespace, "job", **DONE)  # meanwhile: the event of it is lost
+    line.mend()
+    assert process.communicate(timeout=30)[0] == "trainingjob.m3.dev/job Complete\n"
+    assert process.returncode == 0
+
+
 def test_ctrl_c_ends_the_watching_and_not_the_job(m3, namespace):
     namespace.create("job")
     process = m3.start("wait", "job")
