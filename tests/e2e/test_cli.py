@@ -15,6 +15,7 @@ import yaml
 from e2e.kube import JOBS, SYSTEM, Cluster
 from support import wait_until
 
+WARM = Path(__file__).parents[2] / "manifests" / "samples" / "raycluster.yaml"
 M3 = str(Path(sys.executable).parent / "m3")
 
 
@@ -125,6 +126,34 @@ def test_following_goes_on_with_the_next_attempt(m3, follow, job, cluster):
     assert sum(line.startswith("read the data") for line in followed.text) == 2
     attempts = json.loads(m3("status", "cli-retry", "-o", "json").stdout)["attempts"]
     assert [each["reason"] for each in attempts] == ["RayJobDeleted", "Succeeded"]
+
+
+@pytest.fixture
+def shared_cluster(cluster: Cluster) -> Iterator[str]:
+    """A Ray cluster that stays, from the sample, under a name of this test's own."""
+    document = yaml.safe_load(WARM.read_text())
+    name = document["metadata"]["name"] = "cli-shared"
+    cluster.apply(document)
+    cluster.kubectl(
+        "wait", "--for=condition=HeadPodReady", f"raycluster/{name}", f"--namespace={JOBS}", "--timeout=120s"
+    )
+    yield name
+    cluster.kubectl("delete", "raycluster", name, f"--namespace={JOBS}", "--wait")
+
+
+def test_jobs_on_a_shared_cluster_have_each_their_own_log(m3, follow, job, shared_cluster):
+    ray = {"clusterSelector": {"ray.io/cluster": shared_cluster}}
+    sizes = {"cli-first": 20_000, "cli-second": 30_000}
+    for name, rows in sizes.items():
+        data = {"uri": f"sample://transactions?rows={rows}&seed=1", "target": "TX_FRAUD"}
+        assert m3("submit", "-f", "-", text=job(name, ray=ray, data=data)).returncode == 0
+    followed = {name: follow("logs", "-f", name) for name in sizes}
+    for name, rows in sizes.items():
+        assert m3("wait", name, "--timeout", "4m").returncode == 0
+        assert followed[name].process.wait(30) == 0, "the log of a pod that lives on ends with the job"
+        lines = followed[name].text
+        assert json.loads(lines[-1])["lineage"]["rows"] == rows
+        assert lines == json.loads(m3("logs", name, "-o", "json").stdout)["lines"]
 
 
 def test_a_job_that_is_stuck_says_why_wherever_it_is_asked(m3, job):
