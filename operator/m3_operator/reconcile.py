@@ -51,6 +51,8 @@ def reconcile(job: TrainingJob, observed: Observed, now: datetime) -> Plan:
         _follow(draft, job)
     else:
         _begin(draft, job)
+    if draft.is_finished:
+        _expire(draft, job)
     return draft.plan()
 
 
@@ -330,6 +332,11 @@ def _finish(draft: Draft, job: TrainingJob) -> None:
         register(draft, job)
     draft.settle_child()
     draft.settle_if_done()
+
+
+def _expire(draft: Draft, job: TrainingJob) -> None:
     over = ttl.delete_at(draft.status.completion_time, job.spec.ttl_seconds_after_finished)
-    draft.delete_job = over is not None and draft.now >= over
+    # not in the pass that ends it: whoever watches sees the end first
+    was_finished = is_finished(draft.before.conditions)
+    draft.delete_job = was_finished and over is not None and draft.now >= over
     draft.wake_at(over)

@@ -5,34 +5,47 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m3_operator.api.reasons import Reason
 from m3_operator.api.v1alpha1 import TrainingJob
-from m3_operator.mlflow_run import NoRun, Run
+from m3_operator.draft import Observed, is_recorded
+from m3_operator.mlflow_run import NoRun, RegisteredModel, Run
+from m3_operator.pod_status import Diagnosis
 from m3_operator.rayjob_status import Failure, observe
-from m3_operator.reconcile import Observed, attempt_to_look_at, is_recorded, reconcile
+from m3_operator.reconcile import attempt_to_look_at, reconcile
+from m3_trainer.promotion import Evidence
 
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
-quantities = st.dictionaries(st.sampled_from(["cpu", "memory", "nvidia.com/gpu"]), st.sampled_from([1, "500m", "2Gi"]))
+quantities = {"cpu": st.sampled_from([1, 2]), "memory": st.sampled_from(["1Gi", "2Gi"])}
+resources = st.builds(
+    lambda requests, extra: {"requests": requests, "limits": {name: extra[name] for name in requests}},
+    st.fixed_dictionaries({}, optional={"cpu": st.just("500m"), "memory": st.just("512Mi")}),
+    st.fixed_dictionaries(quantities),
+)
+sources = st.sampled_from(
+    [
+        {"emptyDir": {}},
+        {"secret": {"secretName": "s"}},
+        {"configMap": {"name": "c"}},
+        {"persistentVolumeClaim": {"claimName": "c"}},
+    ]
+)
+values = st.sampled_from(
+    [{"value": "x"}, {"value": ""}, {"valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+     {"valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}, {}]
+)  # fmt: skip
 pods = st.fixed_dictionaries(
     {},
     optional={
-        "resources": st.fixed_dictionaries({}, optional={"requests": quantities, "limits": quantities}),
+        "resources": resources,
         "env": st.lists(
-            st.one_of(
-                st.builds(lambda name, value: {"name": f"X{name}", "value": value}, names, st.text(max_size=20)),
-                st.builds(
-                    lambda name: {"name": f"X{name}", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}, names
-                ),
-            ),
+            st.builds(lambda name, value: {"name": f"X{name}"} | value, names, values),
             max_size=3,
+            unique_by=lambda variable: variable["name"],
         ),
-        "volumes": st.lists(
-            st.builds(
-                lambda source: {"name": "data", "mountPath": "/data"} | source,
-                st.sampled_from(
-                    [{"emptyDir": {}}, {"secret": {"secretName": "s"}}, {"persistentVolumeClaim": {"claimName": "c"}}]
-                ),
-            ),
-            max_size=2,
+        "volumes": st.lists(sources, max_size=3).map(
+            lambda chosen: [
+                {"name": f"v{index}", "mountPath": f"/data/{index}"} | source for index, source in enumerate(chosen)
+            ]
         ),
         "nodeSelector": st.just({"disk": "fast"}),
         "tolerations": st.just([{"key": "gpu", "operator": "Exists"}]),
@@ -61,8 +74,14 @@ specs = st.fixed_dictionaries(
         "ttlSecondsAfterFinished": st.integers(0, 300),
         "suspend": st.booleans(),
         "storage": st.sampled_from([{"uri": "s3://bucket/state"}]),
+        "registry": st.sampled_from(
+            [{"modelName": "m"}, {"promotion": {"alias": "champion", "metric": "average_precision", "mode": "max"}}]
+        ),
+        "tracking": st.builds(lambda name: {"experimentName": name}, names),
+        "training": st.sampled_from([{"testSize": 0.3}, {"cvFolds": 3}]),
     },
 )
+QUEUES = st.sampled_from([None, None, "ml"])
 MESSAGES = [
     "",
     "Killed",
@@ -82,6 +101,7 @@ WORDS = st.tuples(
             "ValidationFailed",
             "Retrying",
             "Suspended",
+            "Suspending",
             "New",
         ]
     ),
@@ -94,9 +114,18 @@ RUNS = st.sampled_from(
         NoRun.NOT_FOUND,
         NoRun.UNAVAILABLE,
         Run("r", "1", "u", 1, "FINISHED", {"roc_auc": 0.8}, model_name="fraud_detector", model_version="3"),
+        Run("r", "1", "u", 1, "RUNNING", {}, model_name="m", model_version="4", evidence=Evidence(0.7, "2", 0.6)),
         Run("r", "1", "u", 1, "RUNNING", {"loss": 1.5}, percentage=60, remaining_seconds=9),
     ]
 )
+MODELS = st.sampled_from(
+    [NoRun.NOT_ASKED, NoRun.NOT_FOUND, NoRun.UNAVAILABLE, RegisteredModel(None, {}), RegisteredModel("shop", {"champion": "2"}),
+     RegisteredModel("other", {})]
+)  # fmt: skip
+DIAGNOSES = st.sampled_from(
+    [None, Diagnosis("Unschedulable", "0/1 nodes"), Diagnosis("ImagePullBackOff", "no such image")]
+)
+DEATHS = st.sampled_from([None, Diagnosis("OOMKilled", "at its limit")])
 EVENTS = st.one_of(
     st.just(("start", None)),
     st.tuples(st.just("kuberay"), WORDS),
@@ -105,6 +134,11 @@ EVENTS = st.one_of(
     st.tuples(st.just("delete"), st.none()),
     st.tuples(st.just("refuse"), st.booleans()),
     st.tuples(st.just("run"), RUNS),
+    st.tuples(st.just("model"), MODELS),
+    st.tuples(st.just("diagnosis"), DIAGNOSES),
+    st.tuples(st.just("death"), DEATHS),
+    st.tuples(st.just("head"), st.sampled_from(["head-a", "head-b"])),
+    st.tuples(st.just("kueue"), st.booleans()),
 )
 # with each event: whether the operator is killed after its actions, before it can write the status
 STEPS = st.lists(st.tuples(EVENTS, st.booleans()), min_size=1, max_size=12)
@@ -113,9 +147,12 @@ STEPS = st.lists(st.tuples(EVENTS, st.booleans()), min_size=1, max_size=12)
 class World:
     """A cluster as far as one job sees it: RayJobs by name, and the job's manifest."""
 
-    def __init__(self, make, spec):
+    def __init__(self, make, spec, queue=None):
         self.make, self.body, self.now = make, make.body(**spec), make.noon
-        self.rayjobs, self.created, self.run, self.refuses = {}, [], NoRun.NOT_ASKED, None
+        if queue:
+            self.body["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": queue}
+        self.rayjobs, self.created, self.refuses = {}, [], None
+        self.seen = {}
 
     @property
     def job(self):
@@ -130,7 +167,7 @@ class World:
     def look(self, refusal=None):
         found = self.rayjobs.get(self.name())
         child = observe(found) if found and (is_recorded(self.job.status) or refusal is None) else None
-        return reconcile(self.job, Observed(self.make.settings, child=child, run=self.run, refusal=refusal), self.now)
+        return reconcile(self.job, Observed(self.make.settings, child=child, refusal=refusal, **self.seen), self.now)
 
     def reconcile(self, crash=False):
         """One pass, as the controller makes it. `crash`: killed before the status is written."""
@@ -154,7 +191,14 @@ class World:
         if kind == "kuberay" and self.name() in self.rayjobs:
             deployment, status, message = value
             words = {"jobDeploymentStatus": deployment, "jobStatus": status, "message": message}
-            self.rayjobs[self.name()]["status"] = words
+            self.rayjobs[self.name()]["status"] |= words
+        elif kind == "head" and self.name() in self.rayjobs:
+            self.rayjobs[self.name()]["status"]["rayClusterStatus"] = {
+                "head": {"podName": value},
+                "observedGeneration": 1,
+            }
+        elif kind == "kueue" and self.name() in self.rayjobs:
+            self.rayjobs[self.name()]["spec"]["suspend"] = value
         elif kind == "time":
             self.now += timedelta(seconds=value)
         elif kind == "suspend":
@@ -164,26 +208,30 @@ class World:
             self.rayjobs.pop(self.name(), None)
         elif kind == "refuse":
             self.refuses = Failure("RequestRefused", "exceeded quota", retriable=True) if value else None
-        elif kind == "run":
-            self.run = value
+        elif kind in ("run", "model", "diagnosis", "death"):
+            self.seen[kind] = value
+
+
+WORDS_SHOWN = {"Pending", "Starting", "Running", "Retrying", "Queued", "Suspended", "Complete", "Failed", *Reason}
 
 
 def finished(status):
     return {item["type"] for item in status.get("conditions", ()) if item["status"] == "True"} & {"Complete", "Failed"}
 
 
-@given(specs, STEPS)
+@given(specs, STEPS, QUEUES)
 @settings(max_examples=400, deadline=None)
-def test_any_history_ends_well(make, spec, steps):
-    world, over = World(make, spec), set()
+def test_any_history_ends_well(make, spec, steps, queue):
+    world, over = World(make, spec, queue), set()
     for (kind, value), crash in steps:
         world.happen(kind, value)
         world.reconcile(crash)
-        world.reconcile()
+        before = world.reconcile()
         again = world.reconcile()
         assert (again.apply, again.delete, again.status, again.events) == ((), (), None, ()), (
             "no news must mean no work"
         )
+        assert again.requeue_after == before.requeue_after, "no pass may forget when to wake"
         status = world.body["status"]
         assert "NameConflict" not in {item["reason"] for item in status["conditions"]}, "all RayJobs here are ours"
         numbers = [attempt["number"] for attempt in status.get("attempts", ())]
@@ -194,15 +242,17 @@ def test_any_history_ends_well(make, spec, steps):
         assert len(now_over) <= 1
         assert not over or now_over == over, "what is over must stay over"
         over = now_over
-        assert status["display"]["status"] in {
-            "Pending", "Starting", "Running", "Retrying", "Suspended", "Complete", "Failed",
-        }  # fmt: skip
+        assert status["display"]["status"] in WORDS_SHOWN
 
 
-@given(specs)
-@settings(max_examples=300, deadline=None)
-def test_any_job_becomes_a_rayjob(make, spec):
-    plan = reconcile(make.job(**(spec | {"suspend": False})), Observed(make.settings), make.noon)
-    (rayjob,) = plan.apply
+@given(specs, QUEUES, st.lists(EVENTS, max_size=4))
+@settings(max_examples=5000, deadline=None)
+def test_any_job_goes_through(make, spec, queue, events):
+    """5,000 jobs that the schema accepts, in any state of the world: no exception, and a status that the models read."""
+    world = World(make, spec | {"suspend": False}, queue)
+    (rayjob,) = world.reconcile().apply
     assert len(rayjob["metadata"]["name"]) <= 47
-    assert "hostPath" not in str(rayjob)
+    for kind, value in events:
+        world.happen(kind, value)
+    world.reconcile()
+    assert world.job.status is not None
