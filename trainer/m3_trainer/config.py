@@ -13,14 +13,16 @@ from datetime import date
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, JsonValue, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, JsonValue, WithJsonSchema, model_validator
 
 from m3_trainer.hyperparameters import BUILT_IN, KNOWN, refusal
-from m3_trainer.schema import Model, Rule, at_most_one_of
+from m3_trainer.schema import Model, Must, Rule, at_most_one_of
 
 Column = Annotated[str, Field(min_length=1, max_length=256)]
 Columns = Annotated[tuple[Column, ...], Field(max_length=1024)]
-Name = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[^/:\n]+$")]
+Name = Annotated[
+    str, Field(min_length=1, max_length=250), Must(r"^[^/:\n]+$", "must have no `/`, no `:` and no line break")
+]
 # A value that is a number, a text, true, a list or null has no structural schema: the API server keeps it as it is,
 # and the model type says in Python whether it fits.
 Value = Annotated[JsonValue, WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})]
@@ -31,6 +33,10 @@ MAX_JOB_NAME = 38
 """A RayJob's name has at most 47 characters; `-<4 hex of the uid>-<attempt>` needs the rest."""
 SQL_SCHEMES = ("postgresql", "mysql", "mssql", "oracle", "sqlite")
 URI_SCHEMES = ("file", "s3", "gs", "http", "https", "sample", *SQL_SCHEMES)
+SQL_URL = f"^({'|'.join(SQL_SCHEMES)})([+][a-z0-9]+)?://"
+KNOWN_URL = f"^({'|'.join(URI_SCHEMES)})([+][a-z0-9]+)?://"
+_OPTION = "(rows|seed|days)=[0-9]+"
+SAMPLE_URL = f"^sample://transactions([?]{_OPTION}(&{_OPTION})*)?$"
 
 Metric = Literal[
     "average_precision", "roc_auc", "precision", "recall", "f1", "log_loss", "brier_score", "card_precision_at_k"
@@ -38,16 +44,48 @@ Metric = Literal[
 
 
 class SecretRef(Model):
-    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=253),
+        Must(
+            r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+            "must be a name of Kubernetes: lower-case letters, digits, `-` and `.`, as `data-credentials`",
+        ),
+    ]
     """Name of a Secret in the job's namespace; each of its keys becomes an environment variable of the job's pods."""
 
 
 class Data(Model):
     rules = (
         Rule(
-            cel="!has(self.query) || self.uri.matches('^(" + "|".join(SQL_SCHEMES) + ")([+][a-z0-9]+)?://')",
+            cel=f"!has(self.query) || self.uri.matches('{SQL_URL}')",
             message=f"`query` must be set only with a SQL URL in `uri` ({', '.join(SQL_SCHEMES)})",
             check=lambda data: data.query is None or data.is_sql,
+        ),
+        Rule(
+            cel=f"has(self.query) || !self.uri.matches('{SQL_URL}')",
+            message="`query` must be set with a SQL URL in `uri`, as `select * from transactions`",
+            check=lambda data: data.query is not None or not data.is_sql,
+        ),
+        Rule(
+            cel=f"!self.uri.contains('://') || self.uri.matches('{KNOWN_URL}')",
+            message=f"`uri` must be a path, or a URL that begins with one of {', '.join(URI_SCHEMES)}, and `://`",
+            check=lambda data: "://" not in data.uri or re.match(KNOWN_URL, data.uri) is not None,
+        ),
+        Rule(
+            cel=f"!self.uri.startsWith('sample:') || self.uri.matches('{SAMPLE_URL}')",
+            message="a sample's `uri` must be as sample://transactions?rows=200000&seed=7, with whole numbers",
+            check=lambda data: not data.uri.startswith("sample:") or re.fullmatch(SAMPLE_URL, data.uri) is not None,
+        ),
+        Rule(
+            cel=f"!self.uri.contains('*') || self.uri.matches('{SQL_URL}')",
+            message="`uri` must name one file or one folder: `*` is not expanded",
+            check=lambda data: "*" not in data.uri or data.is_sql,
+        ),
+        Rule(
+            cel="!has(self.timeColumn) || self.timeColumn != self.target",
+            message="`timeColumn` must be another column than `target`",
+            check=lambda data: data.time_column != data.target,
         ),
     )
 
@@ -68,7 +106,14 @@ class Data(Model):
     """Train on this many rows, drawn at random with the model's `randomState`, when memory is short; all rows by default."""
     secret_ref: SecretRef | None = None
     """Credentials of the source, given to the job's pods as environment variables (in the cluster only)."""
-    expected_digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)] | None = None
+    expected_digest: (
+        Annotated[
+            str,
+            Field(max_length=71),
+            Must(r"^sha256:[0-9a-f]{64}$", "must be `sha256:` and 64 digits or letters a to f, as a run logs it"),
+        ]
+        | None
+    ) = None
     """Digest that the data must have; other data is refused."""
 
     @property
@@ -78,15 +123,7 @@ class Data(Model):
 
     @property
     def is_sql(self) -> bool:
-        return self.scheme in SQL_SCHEMES
-
-    @field_validator("uri")
-    @classmethod
-    def _known_scheme(cls, uri: str) -> str:
-        scheme = urlsplit(uri).scheme.split("+")[0]
-        if "://" in uri and scheme not in URI_SCHEMES:
-            raise ValueError(f"scheme `{scheme}` must be one of {', '.join(URI_SCHEMES)}, or the value a path")
-        return uri
+        return re.match(SQL_URL, self.uri) is not None
 
 
 class Window(Model):
@@ -184,7 +221,11 @@ class Tracking(Model):
 
 
 class Promotion(Model):
-    alias: Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[a-zA-Z][a-zA-Z0-9_-]*$")] = "champion"
+    alias: Annotated[
+        str,
+        Field(min_length=1, max_length=250),
+        Must(r"^[a-zA-Z][a-zA-Z0-9_-]*$", "must be letters, digits, `-` and `_`, a letter first, as `champion`"),
+    ] = "champion"
     """Alias to move to the new version."""
     metric: Metric = "average_precision"
     """Metric that candidate and holder of the alias are compared by, on the same test rows."""
@@ -198,7 +239,7 @@ class Registry(Model):
     model_name: Name = "fraud_detector"
     """Name under which the model's new version is registered in MLflow."""
     promotion: Promotion | None = None
-    """When the new version takes an alias over. Not done by this version: a file that sets it is refused."""
+    """When the new version takes an alias over."""
 
 
 class Workload(Model):
@@ -209,6 +250,11 @@ class Workload(Model):
             cel="!has(self.training) || !has(self.training.split) || has(self.data.timeColumn)",
             message="`data.timeColumn` must be set where `training.split` is",
             check=lambda job: job.training.split is None or job.data.time_column is not None,
+        ),
+        Rule(
+            cel="!has(self.features) || !has(self.features.include) || !(self.data.target in self.features.include)",
+            message="`features.include` must not have the target: the model would be told what it has to find out",
+            check=lambda job: job.data.target not in (job.features.include or ()),
         ),
         Rule(
             cel="!has(self.evaluation) || !has(self.evaluation.metrics) || !('card_precision_at_k' in self.evaluation.metrics)"
@@ -242,7 +288,6 @@ class Workload(Model):
         later = {
             "features.windows": self.features.windows,
             "evaluation.segments": self.evaluation.segments,
-            "registry.promotion": self.registry.promotion,
         }
         if wanted := [f"`{name}`" for name, value in later.items() if value is not None]:
             raise ValueError(f"{', '.join(wanted)} must be left out: this version does not do it yet")

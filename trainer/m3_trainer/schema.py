@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema, core_schema
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,34 @@ class Rule:
     cel: str
     message: str
     check: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Must:
+    """A text that matches a pattern, refused in words on both sides: neither shows the user a regular expression.
+
+    A `pattern` of JSON schema would do for the API server, which then says "should match '^[a-z0-9]([-a-z…".
+    `pattern` is anchored at both ends, and in the syntax that RE2 and Python share. `message` begins with "must".
+    """
+
+    pattern: str
+    message: str
+    cel_value: str = "self"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return handler(schema) | {"x-kubernetes-validations": [self.rule()]}
+
+    def rule(self) -> dict[str, str]:
+        # a JSON text is a CEL text, too
+        return {"rule": f"{self.cel_value}.matches({json.dumps(self.pattern)})", "message": self.message}
+
+    def _checked(self, value: str) -> str:
+        if re.fullmatch(self.pattern, value) is None:
+            raise ValueError(f"{self.message}, is {_shown(value)}")
+        return value
 
 
 def _present(model: BaseModel, name: str) -> bool:
@@ -123,7 +153,7 @@ def explain(error: ValidationError, model: type[BaseModel], at: str = "") -> lis
 
 
 def _sentence(fault: Any, model: type[BaseModel], at: str) -> str:
-    path = ".".join([at] * bool(at) + [str(part) for part in fault["loc"]]) or "the file"
+    path = ".".join([at] * bool(at) + [_short(str(part)) for part in fault["loc"] if part != "[key]"]) or "the file"
     kind, context = fault["type"], fault.get("ctx", {})
     match kind:
         case "extra_forbidden":
@@ -132,16 +162,28 @@ def _sentence(fault: Any, model: type[BaseModel], at: str) -> str:
             return f"{path}: must be set"
         case "value_error":
             return f"{path}: {context['error']}"
-        case "string_pattern_mismatch":
-            return f"{path}: must match `{context['pattern']}`, is {_shown(fault['input'])}"
+        case "too_short" | "too_long":
+            return f"{path}: {_counted(kind, context)}, has {len(fault['input']) or 'none'}"
+        case "string_too_short" | "string_too_long":
+            return f"{path}: {_counted(kind, context, 'character')}, is {_shown(fault['input'])}"
+        case "date_parsing" | "date_from_datetime_parsing" | "date_from_datetime_inexact" | "date_type":
+            return f"{path}: must be a day as YYYY-MM-DD, is {_shown(fault['input'])}"
         case "literal_error" | "enum":
             return f"{path}: must be one of {context['expected']}, is {_shown(fault['input'])}"
     must = fault["msg"].replace("Input should be", "must be").replace("should have", "must have")
     return f"{path}: {must[0].lower()}{must[1:]}, is {_shown(fault['input'])}"
 
 
+def _counted(kind: str, context: dict[str, Any], unit: str = "item") -> str:
+    bound, word = ("min_length", "least") if kind.endswith("short") else ("max_length", "most")
+    return f"must have at {word} {context[bound]} {unit}{'s' if context[bound] != 1 else ''}"
+
+
 def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    return _short(json.dumps(value, default=str, ensure_ascii=False))
+
+
+def _short(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field
 
 from m3_operator import crdgen
-from m3_trainer.schema import Model
+from m3_trainer.schema import Model, Must
 
 ROOT = Path(__file__).parents[3]
 
@@ -57,11 +57,11 @@ SCHEMAS = {
         tuple[str, ...], (), {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "atomic", "default": []},
     ),
     "a map with bounded keys": (
-        dict[Annotated[str, Field(max_length=3, pattern="^a")], int], ...,
+        dict[Annotated[str, Field(max_length=3), Must("^a$", "must be a")], int], ...,
         {
             "type": "object", "additionalProperties": {"type": "integer"},
             "x-kubernetes-validations": [
-                {"rule": "self.all(key, key.matches('^a'))", "message": "each key must match `^a`"},
+                {"rule": 'self.all(key, key.matches("^a$"))', "message": "each key must be a"},
                 {"rule": "self.all(key, size(key) <= 3)", "message": "each key must be at most 3 characters"},
             ],
         },
