@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import joblib
 import numpy as np
@@ -93,16 +93,31 @@ def _scaled(estimator: Any) -> Any:
     return make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), estimator)
 
 
+class Checkpoint(Protocol):
+    """Keeps a forest that grows, every so many seconds."""
+
+    every: float
+
+    def load(self) -> Any | None: ...
+    def save(self, forest: Any) -> None: ...
+
+
 def fit(
-    estimator: Any, features: pd.DataFrame, target: pd.Series, report: Callable[[float], None] | None = None
+    estimator: Any,
+    features: pd.DataFrame,
+    target: pd.Series,
+    report: Callable[[float], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Any:
-    """Fit in this process; `report` is told the share that is done, where the model can say.
+    """The estimator, fitted in this process; `report` is told the share that is done, where the model can say.
+
+    A forest goes on from its checkpoint, and is then another object than the one given.
 
     Raises `TrainingFailed` with the library's own words, `UserCodeFailed` with the user's.
     """
     try:
         if report and _grows(estimator):
-            return _grow(estimator, features, target, report)
+            return _grow(estimator, features, target, report, checkpoint)
         return estimator.fit(features, target)
     except Exception as error:
         if not type(estimator).__module__.startswith(LIBRARIES):
@@ -122,23 +137,40 @@ def _grows(estimator: Any) -> bool:
     return not (asked["warm_start"] or asked["oob_score"] or isinstance(asked["class_weight"], str))
 
 
-def _grow(forest: Any, features: pd.DataFrame, target: pd.Series, report: Callable[[float], None]) -> Any:
+def _grow(
+    forest: Any,
+    features: pd.DataFrame,
+    target: pd.Series,
+    report: Callable[[float], None],
+    checkpoint: Checkpoint | None = None,
+) -> Any:
     """The very trees of one `fit`, some at a time: scikit-learn seeds each by its number.
 
     A portion is a multiple of the threads, so that none idles, and lasts seconds, because each begins by converting the
     features. A forest that is done in seconds grows in two portions: the first tells how long a tree takes.
     """
     total, portion = forest.n_estimators, threads()
-    forest.set_params(warm_start=True)
-    grown = 0
+    seconds = min(PORTION_SECONDS, checkpoint.every) if checkpoint else PORTION_SECONDS
+    forest, grown = _planted(forest, checkpoint)
+    report(grown / total)
     while grown < total:
         start = time.perf_counter()
         grown_before, grown = grown, min(total, grown + portion)
         forest.set_params(n_estimators=grown).fit(features, target)
         report(grown / total)
         tree_seconds = (time.perf_counter() - start) / (grown - grown_before)
-        portion = threads() * max(1, math.ceil(PORTION_SECONDS / tree_seconds / threads()))
+        portion = threads() * max(1, math.ceil(seconds / tree_seconds / threads()))
+        if checkpoint and grown < total:
+            checkpoint.save(forest)
     return forest.set_params(warm_start=False)
+
+
+def _planted(forest: Any, checkpoint: Checkpoint | None) -> tuple[Any, int]:
+    """The forest to begin with, and its number of trees. The threads are those of this attempt."""
+    jobs = forest.n_jobs
+    if checkpoint and (kept := checkpoint.load()) is not None:
+        return kept.set_params(warm_start=True, n_jobs=jobs), len(kept.estimators_)
+    return forest.set_params(warm_start=True), 0
 
 
 def probabilities(estimator: Any, features: pd.DataFrame) -> np.ndarray:
@@ -181,9 +213,14 @@ def untrusted_types(data: bytes) -> list[str]:
 
 def dumps(estimator: Any) -> bytes:
     """The estimator in skops' format. Raises `InvalidSpec` where it holds types that we would refuse to load again."""
+    return dumps_trusted(_serial(estimator))
+
+
+def dumps_trusted(holder: Any) -> bytes:
+    """Anything that holds estimators, likewise."""
     import skops.io
 
-    data = skops.io.dumps(_serial(estimator))
+    data = skops.io.dumps(holder)
     if unknown := untrusted_types(data):
         raise InvalidSpec(
             f"model.type: a registered model must be loadable without pickle; it holds {_listed(unknown)}"

@@ -11,13 +11,17 @@ RUN_FILE = "M3_RUN_FILE"
 
 @dataclass(frozen=True)
 class Origin:
-    """The Kubernetes object and the attempt that a run belongs to; on a laptop only the name of the file's job."""
+    """The Kubernetes object and the attempt that a run belongs to; on a laptop only the name of the file's job.
+
+    `storage` is where the object's attempts find what earlier ones have left: a URI, or the path of a mounted volume.
+    """
 
     name: str | None = None
     namespace: str | None = None
     uid: str | None = None
     attempt: int = 1
     operator: str | None = None
+    storage: str | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Origin:
@@ -27,6 +31,7 @@ class Origin:
             uid=environment.get("M3_JOB_UID"),
             attempt=int(environment.get("M3_ATTEMPT", "1")),
             operator=environment.get("M3_OPERATOR_ID"),
+            storage=environment.get("M3_STORAGE"),
         )
 
     def tags(self) -> dict[str, str]:

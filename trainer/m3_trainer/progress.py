@@ -19,14 +19,18 @@ class Progress:
         self._last = -PAUSE_SECONDS
 
     def part(self, start: float, end: float) -> Callable[[float], None]:
-        """A function that takes the share of one part, which is `start` to `end` of the job."""
-        began = self._clock()
+        """A function that takes the share of one part, which is `start` to `end` of the job.
+
+        What is told first was done before, by an earlier attempt, and says nothing of how long the rest takes.
+        """
+        began, before = self._clock(), None
 
         def at(share: float) -> None:
-            now = self._clock()
-            if share <= 0 or now - self._last < PAUSE_SECONDS:
+            nonlocal before
+            before, now = share if before is None else before, self._clock()
+            if share <= before or now - self._last < PAUSE_SECONDS:
                 return
             self._last = now
-            self._report(start + share * (end - start), round((now - began) * (1 - share) / share))
+            self._report(start + share * (end - start), round((now - began) * (1 - share) / (share - before)))
 
         return at

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from m3_trainer import errors, evaluate, features, models, registry, tracking
+from m3_trainer import challenge, checkpoint, errors, evaluate, features, models, registry, tracking
 from m3_trainer import split as splitting
 from m3_trainer.config import Workload
 from m3_trainer.data import frame as frames
@@ -46,6 +46,11 @@ class Prepared:
         figures = len(self.train), self.train_target.sum(), len(self.test), self.test_target.sum()
         return {name: int(figure) for name, figure in zip(COUNTS, figures, strict=True)}
 
+    def scored_by(self, estimator: Any) -> evaluate.Scored:
+        """The test rows with the estimator's probabilities."""
+        score = models.probabilities(estimator, self.test)
+        return evaluate.Scored(self.test_target.to_numpy(), score, self.day, self.card)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -57,6 +62,8 @@ class Result:
     run: dict[str, Any]
     model: dict[str, str]
     lineage: dict[str, Any]
+    promotion: dict[str, str] | None = None
+    """Whether the version has got the alias; in the cluster the operator says so."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
@@ -112,18 +119,24 @@ def _train(workload: Workload, run: Run, clock: Clock) -> Result:
     with clock.step("log what is asked"):
         _log_inputs(workload, prepared, estimator, lineage, run)
     with clock.step("fit"):
-        models.fit(estimator, prepared.train, prepared.train_target, progress.part(0.1, 0.9))
+        kept = checkpoint.of(run.origin, workload.digest(), prepared.digest)
+        estimator = models.fit(estimator, prepared.train, prepared.train_target, progress.part(0.1, 0.9), kept)
     with clock.step("evaluate"):
-        metrics = _evaluate(workload, prepared, estimator)
+        test = challenge.Test(prepared.test, prepared.scored_by(estimator), workload.evaluation)
+        metrics = _evaluate(workload, prepared, test.scored)
     with clock.step("log what came out"):
         run.log(metrics=metrics | prepared.counts())
         _log_pictures(prepared, estimator, run)
+        challenge.leave_rows(run, prepared.train, prepared.train_target)
     with clock.step("store the model"):
         model_uri = registry.store(run, estimator, prepared.test)
     with clock.step("register"):
         version = registry.register(run, model_uri, workload.registry.model_name)
+        verdict = _promote(workload, run, test, version)
         run.log(tags={"m3.model.name": version.name, "m3.model.version": version.version, "m3.phase": "registered"})
         run.report(1.0, 0)
+    if kept:
+        kept.delete()
     return Result(
         metrics=metrics,
         rows=prepared.counts(),
@@ -131,8 +144,23 @@ def _train(workload: Workload, run: Run, clock: Clock) -> Result:
         run=run.document(),
         model=version.document(),
         lineage=lineage,
+        promotion=verdict,
         seconds=clock.seconds,
     )
+
+
+def _promote(workload: Workload, run: Run, test: challenge.Test, version: registry.Version) -> dict[str, str] | None:
+    """Tell what speaks for the alias; where there is no operator to move it, move it."""
+    wish = workload.registry.promotion
+    if wish is None:
+        return None
+    evidence = challenge.look(run, wish, version.name, test)
+    run.log(tags=challenge.tags(evidence, test))
+    if run.origin.uid:
+        return None
+    decision = challenge.settle(run, wish, version, evidence)
+    verdict = "Promoted" if decision.promote else "Refused"
+    return {"alias": wish.alias, "decision": verdict, "reason": decision.reason, "message": decision.message}
 
 
 def prepare(workload: Workload) -> Prepared:
@@ -167,10 +195,8 @@ def _sampled(workload: Workload, frame: pd.DataFrame) -> pd.DataFrame:
     return frame.iloc[np.sort(rows)]
 
 
-def _evaluate(workload: Workload, prepared: Prepared, estimator: Any) -> dict[str, float]:
-    score = models.probabilities(estimator, prepared.test)
-    rows = evaluate.Scored(prepared.test_target.to_numpy(), score, prepared.day, prepared.card)
-    metrics = evaluate.measure(rows, workload.evaluation)
+def _evaluate(workload: Workload, prepared: Prepared, scored: evaluate.Scored) -> dict[str, float]:
+    metrics = evaluate.measure(scored, workload.evaluation)
     if folds := workload.training.cv_folds:
         metrics |= _cross_validate(workload, prepared, folds)
     return metrics

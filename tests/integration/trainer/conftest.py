@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jobs import Job
 from support import M3, Ended, unused_port, wait_until
 
 from m3_trainer.cli.main import main
@@ -106,3 +108,29 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def job(server: str, m3_process: Callable[..., Ended], request: pytest.FixtureRequest) -> Job:
+    return Job(re.sub("[^a-z0-9]+", "-", request.node.name.lower()), server, m3_process)
+
+
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A real S3 server with the bucket `kept`; what a process needs in its environment to reach it."""
+    subprocess.run([str(ROOT / "tests/cluster/tools.sh"), "minio"], check=True, timeout=3000)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "m3"
+    binary = Path(os.environ.get("M3_CACHE", cache)) / "bin" / "minio"
+    folder, port = tmp_path_factory.mktemp("minio"), unused_port()
+    (folder / "data" / "kept").mkdir(parents=True)
+    credentials = {"AWS_ACCESS_KEY_ID": "m3-test", "AWS_SECRET_ACCESS_KEY": "m3-test-secret"}
+    own = {"MINIO_ROOT_USER": "m3-test", "MINIO_ROOT_PASSWORD": "m3-test-secret", "MINIO_BROWSER": "off"}
+    command = [str(binary), "server", str(folder / "data"), f"--address=127.0.0.1:{port}", f"--certs-dir={folder}"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, env=os.environ | own | {"HOME": str(folder)}, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: answers(port), 60, lambda: (folder / "log").read_text())
+        yield credentials | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -10,13 +10,21 @@ from m3_trainer.config import ModelSpec
 from m3_trainer.progress import Progress
 
 
-def test_a_part_is_reported_as_its_share_of_the_job_and_rarely() -> None:
-    times = iter([0.0, 10.0, 11.0, 20.0])
-    told: list[tuple[float, int | None]] = []
-    part = Progress(lambda share, left: told.append((round(share, 3), left)), lambda: next(times)).part(0.1, 0.9)
-    for share in (0.25, 0.3, 0.5):  # after 10, 11 and 20 seconds
+@pytest.mark.parametrize(
+    ("shares", "told"),
+    [
+        ((0.0, 0.25, 0.3, 0.5), [(0.3, 30), (0.5, 20)]),
+        ((0.5, 0.6, 0.65, 0.75), [(0.58, 40), (0.7, 20)]),
+    ],
+    ids=["from the beginning", "from a checkpoint"],
+)
+def test_a_part_is_reported_as_its_share_of_the_job_and_rarely(shares: tuple, told: list) -> None:
+    times = iter([0.0, 0.0, 10.0, 11.0, 20.0])
+    reported: list[tuple[float, int | None]] = []
+    part = Progress(lambda share, left: reported.append((round(share, 3), left)), lambda: next(times)).part(0.1, 0.9)
+    for share in shares:  # after 0, 10, 11 and 20 seconds
         part(share)
-    assert told == [(0.3, 30), (0.5, 20)]
+    assert reported == told
 
 
 @pytest.mark.parametrize("seconds", [0.001, 10.0])
@@ -34,7 +42,8 @@ def test_a_forest_that_grows_in_portions_is_the_forest_of_one_fit(
     assert np.array_equal(models.probabilities(grown, features), models.probabilities(once, features))
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
-    assert len(shares) >= 2
+    assert len(shares) >= 3
+    assert shares[0] == 0
     assert grown.get_params()["warm_start"] is False
 
 

@@ -145,7 +145,7 @@ def _fetch(uri: str, target: Path) -> None:
     import fsspec
 
     try:
-        filesystem, remote = fsspec.core.url_to_fs(uri, **_store_options(uri))
+        filesystem, remote = fsspec.core.url_to_fs(uri, **store_options(uri))
         filesystem.get_file(remote, str(target))
     except FileNotFoundError as error:
         raise errors.DataError(f"data.uri: {uri} must exist; its store has no such object") from error
@@ -160,19 +160,19 @@ def _fetch(uri: str, target: Path) -> None:
             raise
         raise errors.SourceUnavailable(f"data.uri: the store of {uri} must answer: {error}") from error
     except Exception as error:
-        if not _is_from_a_store(error):
+        if not is_from_a_store(error):
             raise
         raise errors.SourceUnavailable(f"data.uri: {uri} must be readable: {_last_line(error)}") from error
     if target.stat().st_size == 0:
         raise errors.DataError(f"data.uri: {uri} must hold rows, is empty")
 
 
-def _is_from_a_store(error: Exception) -> bool:
+def is_from_a_store(error: Exception) -> bool:
     """botocore's and aiohttp's errors have no common base, and importing both only to name them would cost a second."""
     return type(error).__module__.split(".")[0] in ("aiohttp", "botocore", "aiobotocore", "s3fs", "gcsfs", "fsspec")
 
 
-def _store_options(uri: str) -> dict[str, Any]:
+def store_options(uri: str) -> dict[str, Any]:
     """A store of one's own (MinIO) is named by `AWS_ENDPOINT_URL`, as in every AWS client."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     return {"endpoint_url": endpoint} if uri.startswith("s3://") and endpoint else {}
