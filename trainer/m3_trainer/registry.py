@@ -118,6 +118,53 @@ def _is_announced(run: Run, version: ModelVersion) -> bool:
     return tags.get("m3.model.version") == str(version.version) or bool(aliases)
 
 
+def holder(run: Run, name: str, alias: str) -> Version | None:
+    """The version that has an alias, if one has."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = run.client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    return Version(name, str(found.version))
+
+
+def give_alias(run: Run, version: Version, alias: str) -> None:
+    run.client.set_registered_model_alias(version.name, alias, version.version)
+
+
+def tag_version(run: Run, version: Version, tags: dict[str, str]) -> None:
+    for name, value in tags.items():
+        run.client.set_model_version_tag(version.name, version.version, name, value)
+
+
+def artifact_of(run: Run, version: Version, path: str) -> bytes | None:
+    """A file of the run that has made a version; None where there is no such run or file."""
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory(prefix="m3-artifact-") as folder:
+        try:
+            made_by = run.client.get_model_version(version.name, version.version).run_id
+            if not made_by or path not in _files(run, made_by, path):
+                return None
+            local = mlflow.artifacts.download_artifacts(
+                run_id=made_by, artifact_path=path, dst_path=folder, tracking_uri=run.tracker.uri
+            )
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+        return Path(local).read_bytes()
+
+
+def _files(run: Run, run_id: str, path: str) -> list[str]:
+    """Asked for first: a file that is not there is told of by each kind of store in its own way."""
+    return [found.path for found in run.client.list_artifacts(run_id, str(Path(path).parent))]
+
+
 def load(uri: str, tracker: Tracker) -> Any:
     """The estimator behind `models:/name/version` or `models:/name@alias`. Raises `InvalidSpec`, `TrackingUnavailable`.
 

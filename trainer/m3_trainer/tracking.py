@@ -198,6 +198,13 @@ class Run:
     def log_figure(self, figure: Any, name: str) -> None:
         self.client.log_figure(self.id, figure, name)
 
+    def log_bytes(self, data: bytes, path: str) -> None:
+        """A file of the run, at `folder/name`."""
+        with tempfile.TemporaryDirectory(prefix="m3-artifact-") as folder:
+            local = Path(folder) / Path(path).name
+            local.write_bytes(data)
+            self.client.log_artifact(self.id, str(local), str(Path(path).parent))
+
     def log_dataset(self, uri: str, digest: str, columns: Mapping[str, str], rows: int) -> None:
         """The data as MLflow's dataset input; MLflow keeps 36 characters of a digest, the tag `m3.data.digest` all."""
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -22,11 +22,21 @@ def result(found: Result, file: str | None) -> str:
         *(f"  {name:<28} {value:.4f}" for name, value in found.metrics.items()),
         "",
         f"registered {found.model['name']} version {found.model['version']} ({found.model['uri']})",
+        *promotion(found),
         "",
         "next:",
         *(f"  {what:<28} {command}" for what, command in next_commands(found, file).items()),
     ]
     return "\n".join(lines)
+
+
+def promotion(found: Result) -> list[str]:
+    """Which way the alias went, where the file asks for a promotion."""
+    if found.promotion is None:
+        return []
+    told = found.promotion
+    verdict = "has got" if told["decision"] == "Promoted" else "has not got"
+    return [f"  it {verdict} the alias {told['alias']} ({told['reason']}): {told['message']}"]
 
 
 def next_commands(found: Result, file: str | None) -> dict[str, str]:
