@@ -30,6 +30,8 @@ TIMEOUT = 10.0
 SHORT = 3.0
 """Seconds for a question whose answer nothing depends on."""
 MERGE_PATCH = "application/merge-patch+json"
+UNCHECKED = {"fieldValidation": "Ignore"}
+"""No look for fields that the schema does not know: what we write is made from models, and the warnings would go nowhere."""
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """An answer without spec and status: the server need not encode what we have just sent."""
 
@@ -117,7 +119,7 @@ class Cluster:
         """Its metadata: nobody has written a status yet. Raises Conflict where there is one of that name, Refused where a
         quota or the schema forbids it."""
         path = _rayjobs(body["metadata"]["namespace"])
-        return await self._present("POST", path, ("create", RAYJOBS), body, accept=METADATA)
+        return await self._present("POST", path, ("create", RAYJOBS), body, accept=METADATA, query=UNCHECKED)
 
     async def settle_rayjob(self, namespace: str, name: str) -> None:
         """Label a RayJob whose attempt has ended; one that is gone is settled, too."""
@@ -138,7 +140,7 @@ class Cluster:
         meta = job["metadata"]
         body = {"metadata": {"resourceVersion": meta["resourceVersion"]}, "status": status}
         path = f"{_jobs(meta['namespace'])}/{meta['name']}/status"
-        return await self._ask("PATCH", path, ("patch", f"{JOBS}/status"), body)
+        return await self._ask("PATCH", path, ("patch", f"{JOBS}/status"), body, query=UNCHECKED)
 
     async def post_event(self, job: Object, event: Event) -> None:
         """An Event whose name says what it tells: the same one, sent again, is there already."""
