@@ -81,6 +81,12 @@ lock: .venv/.uv ## write the hashed locks from pyproject.toml
 bench-overhead: .venv/.dev ## m3 run of the sample against the same training as a bare scikit-learn script
 	@$(BIN)/python benchmarks/overhead.py
 
+.PHONY: bench-operator
+bench-operator: .venv/.dev ## our operator beside Kubeflow Trainer and kopf's tutorial, then whole jobs beside plain RayJobs (40 min)
+	@$(BIN)/python benchmarks/operator/run.py --only throughput,start_and_rest,restart,scale,recovery
+	@$(CLUSTER) up
+	@eval "$$($(CLUSTER) env)" && $(BIN)/python benchmarks/operator/run.py --only apply_to_complete,warm_cluster
+
 # --- the environment: stamps, so that nothing is installed twice -------------------------------------------------------
 
 .venv/.uv: requirements/uv.txt
