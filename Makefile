@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CLUSTER := tests/cluster/cluster.sh
 SAMPLE := manifests/samples/trainingjob.yaml
-TOOLS := kube-apiserver etcd kubectl helm
+TOOLS := kube-apiserver etcd kubectl helm promtool
 PYTEST := $(BIN)/python -m pytest
 
 ##@ Use

@@ -88,6 +88,41 @@ REFUSED = {
         {"podLabels": {"team": 7}},
         ["at '/podLabels/team'", "got number, want string"],
     ),
+    "m3: alerts on what nobody scrapes": (
+        "m3",
+        {"metrics": {"prometheusRule": {"enabled": True}}},
+        ["metrics.prometheusRule.enabled must go with metrics.serviceMonitor.enabled"],
+    ),
+    "m3: an interval with a unit": (
+        "m3",
+        {"metrics": {"serviceMonitor": {"intervalSeconds": "30s"}}},
+        ["at '/metrics/serviceMonitor/intervalSeconds'", "got string, want integer"],
+    ),
+    "m3: so few looks at the metrics that no alert sees two": (
+        "m3",
+        {"metrics": {"serviceMonitor": {"intervalSeconds": 300}}},
+        ["at '/metrics/serviceMonitor/intervalSeconds'", "maximum: got 300, want 120"],
+    ),
+    "m3: a misspelt switch of the metrics": (
+        "m3",
+        {"metrics": {"dashboards": {"enabled": True}}},
+        ["at '/metrics'", "additional properties 'dashboards' not allowed"],
+    ),
+    "m3: a dashboard whose label is a number": (
+        "m3",
+        {"metrics": {"dashboard": {"labels": {"grafana_dashboard": 1}}}},
+        ["at '/metrics/dashboard/labels/grafana_dashboard'", "got number, want string"],
+    ),
+    "m3: a label that Kubernetes refuses": (
+        "m3",
+        {"metrics": {"serviceMonitor": {"labels": {"team": "fraud and risk"}}}},
+        ["at '/metrics/serviceMonitor/labels/team'", "'fraud and risk'"],
+    ),
+    "m3: a label of an alert that Prometheus refuses": (
+        "m3",
+        {"metrics": {"prometheusRule": {"alertLabels": {"my-team": "x"}}}},
+        ["at '/metrics/prometheusRule/alertLabels'", "additional properties 'my-team' not allowed"],
+    ),
     "mlflow: a misspelt value": (
         "mlflow",
         {"persistence": {"existingclaim": "x"}},

@@ -1,9 +1,11 @@
 """Every pod would start in a namespace that enforces Pod Security `restricted`, and has a read-only root."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 # https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
@@ -50,9 +52,14 @@ def pods(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return templates + [each["spec"] for each in objects if each["kind"] == "Pod"]
 
 
+EVERYTHING = {
+    "watchNamespaces": ["default", "team-a"],
+    "metrics": {name: {"enabled": True} for name in ("service", "serviceMonitor", "prometheusRule", "dashboard")},
+}
 VALUES = {
     "m3 by default": ("m3", {}),
     "m3 cluster-wide": ("m3", {"clusterWide": True}),
+    "m3 with everything that can be switched on": ("m3", EVERYTHING),
     "mlflow by default": ("mlflow", {}),
     "mlflow without a volume, behind an ingress": (
         "mlflow",
@@ -80,9 +87,9 @@ def test_a_read_only_root_leaves_tmp_to_write_to(charts, chart):
     assert rendered.env["HOME"] == rendered.container["workingDir"] == "/tmp"
 
 
-@pytest.mark.parametrize("chart", ["m3", "mlflow"])
-def test_every_object_says_which_release_it_belongs_to(charts, chart):
-    for each in charts.render(chart, release=f"my-{chart}").objects:
+@pytest.mark.parametrize(("chart", "values"), [("m3", {}), ("m3", EVERYTHING), ("mlflow", {})])
+def test_every_object_says_which_release_it_belongs_to(charts, chart, values):
+    for each in charts.render(chart, values, release=f"my-{chart}").objects:
         assert each["metadata"]["labels"]["app.kubernetes.io/instance"] == f"my-{chart}", each["metadata"]
         assert each["metadata"]["labels"]["app.kubernetes.io/part-of"] == "m3"
 
@@ -93,6 +100,19 @@ def test_labels_of_ones_own_do_not_replace_the_selectors(charts, chart):
     spec = charts.render(chart, {"podLabels": labels}).one("Deployment")["spec"]
     assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
     assert spec["template"]["metadata"]["labels"]["team"] == "fraud"
+
+
+def switches(values: dict[str, Any], path: str = "") -> set[str]:
+    """The paths of all values named `enabled`."""
+    below = {
+        each for name, value in values.items() if isinstance(value, dict) for each in switches(value, f"{path}{name}.")
+    }
+    return below | ({path.rstrip(".")} if "enabled" in values else set())
+
+
+def test_everything_is_everything():
+    defaults = yaml.safe_load((Path(__file__).parents[2] / "charts" / "m3" / "values.yaml").read_text())
+    assert switches(EVERYTHING) | {"crds"} == switches(defaults)
 
 
 LOOSENED = {

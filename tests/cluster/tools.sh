@@ -26,6 +26,7 @@ describe() { # NAME: its folder under tools/, its package, and `image` where it 
     coredns) echo "coredns m3.dev/tools/coredns image" ;;
     helm) echo "helm helm.sh/helm/v3/cmd/helm host" ;;
     kind) echo "kind sigs.k8s.io/kind host" ;;
+    promtool) echo "prometheus github.com/prometheus/prometheus/cmd/promtool host" ;;
     ray-operator) echo "kuberay github.com/ray-project/kuberay/ray-operator image" ;;
     minio) echo "minio github.com/minio/minio image" ;;
     pause) echo "pause m3.dev/tools/pause image" ;;
@@ -89,11 +90,11 @@ key_of() { # what decides whether a binary is current: its pins and how it is bu
 }
 is_current() { [ -x "$BIN/$1" ] && [ "$(cat "$BIN/.$1.key" 2>/dev/null)" = "$2" ]; }
 
-compile() { # FOLDER PACKAGE OS OUTPUT
+compile() { # FOLDER PACKAGE OS OUTPUT; the folder's file `tags`, where there is one, leaves parts of the program out
   cd "$here/tools/$1" || return
   # GOFLAGS and GOWORK of the caller could change the pins; -buildvcs=false because the pins are the version.
   GOFLAGS='' GOWORK=off GOTOOLCHAIN=local GOOS=$3 CGO_ENABLED=0 "$GO" build -mod=readonly -trimpath -buildvcs=false \
-    -ldflags "$(ldflags "$1")" -o "$4" "$2"
+    -tags "$(cat tags 2>/dev/null)" -ldflags "$(ldflags "$1")" -o "$4" "$2"
 }
 build() { # NAME FOLDER PACKAGE OS KEY; under a lock, so that two callers do not compile the same packages twice
   local name=$1 folder=$2 package=$3 os=$4 key=$5

@@ -60,3 +60,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [pods, events]
   verbs: [list]
 {{- end }}
+
+{{/* files/alerts.yaml, which is Prometheus' own kind of file, of this release's operator alone. */}}
+{{- define "m3.alerts" -}}
+{{- $ours := printf "namespace=%q,job=%q" .Release.Namespace (include "m3.operatorName" .) -}}
+{{- $rules := .Files.Get "files/alerts.yaml" | replace "operator=\"this\"" $ours | fromYaml -}}
+{{- range $rules.groups -}}
+{{- $_ := set . "name" (printf "%s/%s" $.Release.Namespace (include "m3.operatorName" $)) -}}
+{{- range .rules -}}
+{{- $_ := set . "labels" (merge (deepCopy $.Values.metrics.prometheusRule.alertLabels) .labels) -}}
+{{- end -}}
+{{- end -}}
+{{ toYaml $rules }}
+{{- end }}
