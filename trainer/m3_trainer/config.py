@@ -14,20 +14,33 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, WithJsonSchema, model_validator
+from pydantic.alias_generators import to_camel
 
 from m3_trainer.hyperparameters import BUILT_IN, KNOWN, refusal
 from m3_trainer.schema import Model, Must, Rule, at_most_one_of
 
-Column = Annotated[str, Field(min_length=1, max_length=256)]
+CONTROL = r"\x00-\x1f\x7f"
+"""Line breaks, tabs and characters that no terminal shows, for a class in a pattern."""
+Column = Annotated[
+    str,
+    Field(min_length=1, max_length=256),
+    Must(f"^[^{CONTROL}]+$", "must be the name of a column, without line breaks and other control characters"),
+]
 Columns = Annotated[tuple[Column, ...], Field(max_length=1024)]
 Name = Annotated[
-    str, Field(min_length=1, max_length=250), Must(r"^[^/:\n]+$", "must have no `/`, no `:` and no line break")
+    str,
+    Field(min_length=1, max_length=250),
+    Must(
+        f"^[^./: {CONTROL}]([^/:{CONTROL}]*[^/: {CONTROL}])?$",
+        "must have no `/`, no `:`, no line break, no `.` first and no space first or last",
+    ),
 ]
 # A value that is a number, a text, true, a list or null has no structural schema: the API server keeps it as it is,
 # and the model type says in Python whether it fits.
 Value = Annotated[JsonValue, WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})]
 
-CLASS_PATH = "^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
+_WORD = "[A-Za-z_][A-Za-z0-9_]*"
+CLASS_PATH = f"^{_WORD}([.]{_WORD})*:{_WORD}$"
 MAX_WORKLOAD_BYTES = 64 * 1024
 MAX_JOB_NAME = 38
 """A RayJob's name has at most 47 characters; `-<4 hex of the uid>-<attempt>` needs the rest."""
@@ -35,12 +48,17 @@ SQL_SCHEMES = ("postgresql", "mysql", "mssql", "oracle", "sqlite")
 URI_SCHEMES = ("file", "s3", "gs", "http", "https", "sample", *SQL_SCHEMES)
 SQL_URL = f"^({'|'.join(SQL_SCHEMES)})([+][a-z0-9]+)?://"
 KNOWN_URL = f"^({'|'.join(URI_SCHEMES)})([+][a-z0-9]+)?://"
-_OPTION = "(rows|seed|days)=[0-9]+"
+STORE_URL, STORED_OBJECT = "^(s3|gs|https?)://", "^(s3|gs|https?)://[^/?#]+/[^?#]"
+FILE_ENDING = "(?i)[.](csv|csv[.]gz|tsv|parquet|pq)([?#].*)?$"
+_OPTION = "((rows|days)=[1-9][0-9]{0,8}|seed=[0-9]{1,9})"
 SAMPLE_URL = f"^sample://transactions([?]{_OPTION}(&{_OPTION})*)?$"
 
 Metric = Literal[
     "average_precision", "roc_auc", "precision", "recall", "f1", "log_loss", "brier_score", "card_precision_at_k"
 ]
+
+LOSSES = ("log_loss", "brier_score")
+"""Metrics of which less is better."""
 
 
 class SecretRef(Model):
@@ -74,27 +92,70 @@ class Data(Model):
         ),
         Rule(
             cel=f"!self.uri.startsWith('sample:') || self.uri.matches('{SAMPLE_URL}')",
-            message="a sample's `uri` must be as sample://transactions?rows=200000&seed=7, with whole numbers",
+            message="a sample's `uri` must be as sample://transactions?rows=200000&seed=7, with whole numbers, `rows` and "
+            "`days` from 1",
             check=lambda data: not data.uri.startswith("sample:") or re.fullmatch(SAMPLE_URL, data.uri) is not None,
         ),
         Rule(
             cel=f"!self.uri.contains('*') || self.uri.matches('{SQL_URL}')",
-            message="`uri` must name one file or one folder: `*` is not expanded",
+            message="`uri` must name one file: `*` is not expanded",
             check=lambda data: "*" not in data.uri or data.is_sql,
         ),
         Rule(
-            cel="!has(self.timeColumn) || self.timeColumn != self.target",
-            message="`timeColumn` must be another column than `target`",
-            check=lambda data: data.time_column != data.target,
+            cel=f"!self.uri.matches('{STORE_URL}') || self.uri.matches('{STORED_OBJECT}')",
+            message="`uri` must name a file in its store, as s3://bucket/transactions.parquet",
+            check=lambda data: not re.match(STORE_URL, data.uri) or re.match(STORED_OBJECT, data.uri) is not None,
+        ),
+        Rule(
+            cel=f"has(self.format) || self.uri.startsWith('sample:') || self.uri.matches('{SQL_URL}')"
+            f" || self.uri.matches('{FILE_ENDING}')",
+            message="`format` must be set to csv or parquet where `uri` does not end in .csv, .csv.gz, .tsv, .parquet or .pq",
+            check=lambda data: (
+                data.format is not None or not data.is_file or re.search(FILE_ENDING, data.uri) is not None
+            ),
+        ),
+        Rule(
+            cel=f"!has(self.format) || (!self.uri.startsWith('sample:') && !self.uri.matches('{SQL_URL}'))",
+            message="`format` must be left out with a SQL URL or a sample: it says how to read a file",
+            check=lambda data: data.format is None or data.is_file,
+        ),
+        *(
+            Rule(
+                cel=f"!has(self.{to_camel(one)}) || !has(self.{to_camel(other)})"
+                f" || self.{to_camel(one)} != self.{to_camel(other)}",
+                message=f"`{to_camel(one)}` must be another column than `{to_camel(other)}`",
+                check=lambda data, one=one, other=other: (
+                    getattr(data, one) is None or getattr(data, one) != getattr(data, other)
+                ),
+            )
+            for one, other in (
+                ("time_column", "target"),
+                ("customer_column", "target"),
+                ("time_column", "customer_column"),
+            )
         ),
     )
 
-    uri: Annotated[str, Field(min_length=1, max_length=2048)]
+    uri: Annotated[
+        str,
+        Field(min_length=1, max_length=2048),
+        Must(
+            f"^[^ {CONTROL}]([^{CONTROL}]*[^ {CONTROL}])?$",
+            "must be one line, without a space first or last: a path or a URL",
+        ),
+    ]
     """Where the rows are: a path, or a URL of scheme file, s3, gs, http or https to CSV (plain or gz) or Parquet; a SQL URL
     together with `query`; or `sample://transactions?rows=200000&seed=7`, which is generated where the job runs."""
     format: Literal["csv", "parquet"] | None = None
     """Format of the rows; by default the ending of the path decides."""
-    query: Annotated[str, Field(min_length=1, max_length=16384)] | None = None
+    query: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=16384),
+            Must(rf"^[^\x00]*[^ {CONTROL}][^\x00]*$", "must be a statement of SQL"),
+        ]
+        | None
+    ) = None
     """SQL that selects the rows; with a SQL URL only."""
     target: Column
     """Column to predict: 0 or 1, both present."""
@@ -125,6 +186,10 @@ class Data(Model):
     def is_sql(self) -> bool:
         return re.match(SQL_URL, self.uri) is not None
 
+    @property
+    def is_file(self) -> bool:
+        return not self.is_sql and not self.uri.startswith("sample:")
+
 
 class Window(Model):
     key: Column
@@ -140,7 +205,7 @@ class Window(Model):
 class Features(Model):
     rules = (at_most_one_of("include", "exclude"),)
 
-    include: Columns | None = None
+    include: Annotated[Columns, Field(min_length=1)] | None = None
     """Columns to learn from, and no others; by default every numeric column that no other field names."""
     exclude: Columns | None = None
     """Columns never to learn from (identifiers, what is known only afterwards); the target, time and customer columns are
@@ -154,7 +219,7 @@ class ModelSpec(Model):
         Rule(
             cel=f"self.type in {list(BUILT_IN)} || self.type.matches('{CLASS_PATH}')",
             message=f"`type` must be one of {', '.join(BUILT_IN)}, or a class of your own as `package.module:Class`",
-            check=lambda model: model.type in BUILT_IN or re.search(CLASS_PATH, model.type) is not None,
+            check=lambda model: model.type in BUILT_IN or re.fullmatch(CLASS_PATH, model.type) is not None,
         ),
     )
 
@@ -174,6 +239,14 @@ class ModelSpec(Model):
 
 
 class Split(Model):
+    rules = (
+        Rule(
+            cel="self.trainStart >= timestamp('1900-01-01T00:00:00Z') && self.trainStart < timestamp('2200-01-01T00:00:00Z')",
+            message="`trainStart` must be a day from 1900-01-01 to 2199-12-31",
+            check=lambda split: 1900 <= split.train_start.year < 2200,
+        ),
+    )
+
     train_start: date
     """First day of the training rows, as 2018-07-25."""
     train_days: Annotated[int, Field(ge=1, le=36500)]
@@ -221,6 +294,19 @@ class Tracking(Model):
 
 
 class Promotion(Model):
+    rules = (
+        Rule(
+            cel="!self.alias.matches('^((?i)latest|(?i)v[0-9]+)$')",
+            message="`alias` must not be latest or v and a number: MLflow keeps those for itself",
+            check=lambda wish: re.fullmatch("latest|v[0-9]+", wish.alias, re.IGNORECASE | re.ASCII) is None,
+        ),
+        Rule(
+            cel=f"(self.mode == 'min') == (self.metric in {list(LOSSES)})",
+            message=f"`mode` must be min for {' and '.join(LOSSES)}, of which less is better, and max for every other metric",
+            check=lambda wish: (wish.mode == "min") == (wish.metric in LOSSES),
+        ),
+    )
+
     alias: Annotated[
         str,
         Field(min_length=1, max_length=250),
@@ -256,12 +342,37 @@ class Workload(Model):
             message="`features.include` must not have the target: the model would be told what it has to find out",
             check=lambda job: job.data.target not in (job.features.include or ()),
         ),
+        *(
+            Rule(
+                cel=f"!has(self.features) || !has(self.features.include) || !has(self.data.{to_camel(name)})"
+                f" || !(self.data.{to_camel(name)} in self.features.include)",
+                message=f"`features.include` must not have the column of `data.{to_camel(name)}`: it is never a feature",
+                check=lambda job, name=name: getattr(job.data, name) not in (job.features.include or ()),
+            )
+            for name in ("time_column", "customer_column")
+        ),
+        Rule(
+            cel="!has(self.training) || !has(self.training.split) || !has(self.training.split.excludeKnown)"
+            " || self.training.split.excludeKnown != self.data.target",
+            message="`training.split.excludeKnown` must be the column of the card, not the target",
+            check=lambda job: job.training.split is None or job.training.split.exclude_known != job.data.target,
+        ),
         Rule(
             cel="!has(self.evaluation) || !has(self.evaluation.metrics) || !('card_precision_at_k' in self.evaluation.metrics)"
             " || (has(self.data.timeColumn) && has(self.data.customerColumn))",
             message="`data.timeColumn` and `data.customerColumn` must be set for metric `card_precision_at_k`",
             check=lambda job: (
                 "card_precision_at_k" not in job.evaluation.metrics
+                or (job.data.time_column is not None and job.data.customer_column is not None)
+            ),
+        ),
+        Rule(
+            cel="!has(self.registry) || !has(self.registry.promotion) || self.registry.promotion.metric != 'card_precision_at_k'"
+            " || (has(self.data.timeColumn) && has(self.data.customerColumn))",
+            message="`data.timeColumn` and `data.customerColumn` must be set to promote by `card_precision_at_k`",
+            check=lambda job: (
+                job.registry.promotion is None
+                or job.registry.promotion.metric != "card_precision_at_k"
                 or (job.data.time_column is not None and job.data.customer_column is not None)
             ),
         ),

@@ -21,7 +21,9 @@ JOB_NAME = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 
 
 class Loader(yaml.SafeLoader):
-    """YAML as the API server sees it after kubectl: dates stay text, and a key that stands twice is refused."""
+    """YAML as kubectl reads it: 1e-3 is a number, y is true, 1:30 and a date are texts; a key that stands twice is refused."""
+
+    bool_values = yaml.SafeLoader.bool_values | {"y": True, "n": False}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -31,9 +33,15 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_WORDS = {
+    "null": "~|null|Null|NULL|",
+    "bool": "[yY]|[nN]|yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF",
+    "int": "[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)",
+    "float": r"[-+]?([.][0-9][0-9_]*|[0-9][0-9_]*([.][0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?[.](inf|Inf|INF)|[.](nan|NaN|NAN)",
+    "merge": "<<",
+}
 Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    None: [(f"tag:yaml.org,2002:{name}", re.compile(rf"(?:{pattern})\Z")) for name, pattern in _WORDS.items()]
 }
 
 

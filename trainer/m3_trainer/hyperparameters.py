@@ -9,9 +9,10 @@ mean one thing on a laptop and another in the cluster. `random_state` (said as `
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from m3_trainer.schema import shown
 
 _INT, _NUM, _TEXT, _BOOL = (int,), (int, float), (str,), (bool,)
 _NONE = (type(None),)
@@ -127,6 +128,13 @@ KNOWN: dict[str, dict[str, tuple[type, ...]]] = {
 BUILT_IN = tuple(KNOWN)
 """Names of the built-in types of model."""
 
+_AMBIGUOUS = {
+    "max_features": "hyperparameter `max_features` must not be 1: kubectl sends 1.0 (all of them) as 1 (one of them); for all, "
+    "write how many columns there are",
+    "max_samples": "hyperparameter `max_samples` must not be 1: kubectl sends 1.0 (all of them) as 1 (one of them); for all, "
+    "leave it out",
+}
+
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -142,10 +150,11 @@ def refusal(model_type: str, hyperparameters: Mapping[str, Any]) -> str | None:
     known = KNOWN[model_type]
     faults = [_unknown(model_type, name) for name in hyperparameters if name not in known]
     faults += [
-        f"hyperparameter `{name}` must be {_described(known[name])}, is {json.dumps(value)}"
+        f"hyperparameter `{name}` must be {_described(known[name])}, is {shown(value)}"
         for name, value in hyperparameters.items()
         if name in known and not _fits(value, known[name])
     ]
+    faults += [_AMBIGUOUS[name] for name, value in hyperparameters.items() if name in _AMBIGUOUS and value == 1]
     return "; ".join(faults) or None
 
 

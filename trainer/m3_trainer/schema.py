@@ -11,13 +11,22 @@ imports the operator.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, core_schema
 
@@ -58,7 +67,7 @@ class Must:
 
     def _checked(self, value: str) -> str:
         if re.fullmatch(self.pattern, value) is None:
-            raise ValueError(f"{self.message}, is {_shown(value)}")
+            raise ValueError(f"{self.message}, is {shown(value)}")
         return value
 
 
@@ -126,7 +135,7 @@ class Model(BaseModel):
 
         Raises `pydantic.ValidationError`; `explain` turns it into sentences.
         """
-        return cls.model_validate_json(json.dumps(document), strict=True, by_alias=True, by_name=False)
+        return cls.model_validate_json(json.dumps(_as_stored(document, cls)), strict=True, by_alias=True, by_name=False)
 
     def dump(self) -> dict[str, Any]:
         """The model as it stands in a file: camelCase, without what is unset."""
@@ -136,6 +145,40 @@ class Model(BaseModel):
             for name, field in type(self).model_fields.items()
             if getattr(self, name) is not None
         }
+
+
+def _as_stored(value: Any, annotation: Any) -> Any:
+    """The document as the API server keeps it: 3.0 is 3, and a null is as good as nothing, but where any value may stand."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < MAX_EXACT:
+        return int(value)
+    if isinstance(value, list):
+        return [_as_stored(item, annotation) for item in value]
+    if not isinstance(value, dict):
+        return value
+    fields, others, keeps_null = _places(annotation)
+    return {
+        name: _as_stored(item, fields.get(name, others))
+        for name, item in value.items()
+        if item is not None or keeps_null or (fields and name not in fields)
+    }
+
+
+MAX_EXACT = 2**53
+"""Beyond it not every whole number is a float of JSON."""
+
+
+@functools.cache
+def _places(annotation: Any) -> tuple[dict[str, Any], Any, bool]:
+    """What a mapping of this type holds: by name, under other names, and whether null is one of the values."""
+    model = _model_in(annotation)
+    if model is None:
+        return {}, annotation, _mentions(annotation, JsonValue)
+    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}, None, False
+
+
+def _mentions(annotation: Any, wanted: Any) -> bool:
+    parts = getattr(annotation, "__args__", ())
+    return annotation is wanted or any(_mentions(part, wanted) for part in parts)
 
 
 def _dumped(value: Any, document: Any) -> Any:
@@ -165,13 +208,15 @@ def _sentence(fault: Any, model: type[BaseModel], at: str) -> str:
         case "too_short" | "too_long":
             return f"{path}: {_counted(kind, context)}, has {len(fault['input']) or 'none'}"
         case "string_too_short" | "string_too_long":
-            return f"{path}: {_counted(kind, context, 'character')}, is {_shown(fault['input'])}"
+            return f"{path}: {_counted(kind, context, 'character')}, is {shown(fault['input'])}"
         case "date_parsing" | "date_from_datetime_parsing" | "date_from_datetime_inexact" | "date_type":
-            return f"{path}: must be a day as YYYY-MM-DD, is {_shown(fault['input'])}"
+            return f"{path}: must be a day as YYYY-MM-DD, is {shown(fault['input'])}"
+        case "string_type" if isinstance(fault["input"], bool):
+            return f"{path}: must be a text, is {shown(fault['input'])}: put yes, no, y, n, on and off in quotes"
         case "literal_error" | "enum":
-            return f"{path}: must be one of {context['expected']}, is {_shown(fault['input'])}"
+            return f"{path}: must be one of {context['expected']}, is {shown(fault['input'])}"
     must = fault["msg"].replace("Input should be", "must be").replace("should have", "must have")
-    return f"{path}: {must[0].lower()}{must[1:]}, is {_shown(fault['input'])}"
+    return f"{path}: {must[0].lower()}{must[1:]}, is {shown(fault['input'])}"
 
 
 def _counted(kind: str, context: dict[str, Any], unit: str = "item") -> str:
@@ -179,7 +224,8 @@ def _counted(kind: str, context: dict[str, Any], unit: str = "item") -> str:
     return f"must have at {word} {context[bound]} {unit}{'s' if context[bound] != 1 else ''}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in a message: as JSON, and short."""
     return _short(json.dumps(value, default=str, ensure_ascii=False))
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from m3_trainer.schema import Model, Must, Rule
+from m3_trainer.schema import Model, Must, Rule, shown
 
 LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 DNS_LABEL = rf"^{LABEL}$"
@@ -28,9 +28,16 @@ IS_DNS_NAME = Must(
 )
 
 
-def _quantity_text(value: Any) -> Any:
+MAX_WHOLE_QUANTITY = 2**63 - 1
+
+
+def _quantity_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     # bool is an int to Python, and not a quantity to anyone
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else value
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_WHOLE_QUANTITY:
+        return str(value)
+    raise ValueError(f'must be a whole number from 0, or a text as 4Gi, 500m and "0.5", is {shown(value)}')
 
 
 Quantity = Annotated[

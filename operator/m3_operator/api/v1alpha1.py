@@ -25,8 +25,8 @@ from m3_operator.api.schema import (
     amount,
     immutable,
 )
-from m3_trainer.config import MAX_JOB_NAME, Workload
-from m3_trainer.schema import Model, Must, Rule, at_most_one_of, exactly_one_of
+from m3_trainer.config import CONTROL, MAX_JOB_NAME, Workload
+from m3_trainer.schema import Model, Must, Rule, exactly_one_of
 
 GROUP = "m3.dev"
 VERSION = "v1alpha1"
@@ -36,7 +36,10 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 Path = Annotated[
     str,
     Field(min_length=2, max_length=1024),
-    Must(r"^/[^:]+$", "must be an absolute path in the container, as /data, without `:`"),
+    Must(
+        f"^(/[^/:{CONTROL}]+)+$",
+        "must be an absolute path in the container, as /data/today, without `:`, `//` and a `/` at its end",
+    ),
 ]
 _PART = r"[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*"
 ImageName = Annotated[
@@ -106,13 +109,24 @@ class EnvVarSource(Model):
     """A field of the pod."""
 
 
+TAKEN_VARIABLES = (
+    "MLFLOW_TRACKING_URI", "PYTHONUNBUFFERED", "RAY_ADDRESS", "RAY_IP", "RAY_PORT", "FQ_RAY_IP", "RAY_CLUSTER_NAME",
+    "RAY_CLOUD_INSTANCE_ID", "RAY_NODE_TYPE_NAME", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "KUBERAY_GEN_RAY_START_CMD",
+)  # fmt: skip
+
+
 class EnvVar(Model):
     rules = (
-        at_most_one_of("value", "value_from"),
+        exactly_one_of("value", "value_from"),
         Rule(
             cel="!self.name.startsWith('M3_')",
             message="`name` must not start with M3_: the operator sets those variables",
             check=lambda env: not env.name.startswith("M3_"),
+        ),
+        Rule(
+            cel=f"!(self.name in {list(TAKEN_VARIABLES)})",
+            message=f"`name` must not be one of {', '.join(TAKEN_VARIABLES)}: the operator and KubeRay set those",
+            check=lambda env: env.name not in TAKEN_VARIABLES,
         ),
     )
 
@@ -122,7 +136,7 @@ class EnvVar(Model):
         Must(r"^[A-Za-z_][A-Za-z0-9_]*$", "must be the name of a variable: letters, digits and `_`, no digit first"),
     ]
     """Name of the environment variable."""
-    value: Annotated[str, Field(max_length=4096)] | None = None
+    value: Annotated[str, Field(max_length=4096), Must(r"^[^\x00]*$", "must have no zero byte")] | None = None
     """Its value; secrets belong into `valueFrom`."""
     value_from: EnvVarSource | None = None
     """Where its value comes from."""
@@ -176,6 +190,11 @@ class Volume(Model):
             message="`subPath` must stay inside the volume: no `..`",
             check=lambda volume: volume.sub_path is None or ".." not in volume.sub_path.split("/"),
         ),
+        Rule(
+            cel="!self.mountPath.split('/').exists(part, part in ['.', '..'])",
+            message="`mountPath` must be the path itself: no `.` and no `..` in it",
+            check=lambda volume: not {".", ".."} & set(volume.mount_path.split("/")),
+        ),
     )
 
     name: Annotated[
@@ -190,7 +209,10 @@ class Volume(Model):
         Annotated[
             str,
             Field(min_length=1, max_length=1024),
-            Must(r"^[^/:][^:]*$", "must be a path inside the volume, as models/today: no `/` first, no `:`"),
+            Must(
+                f"^[^/:{CONTROL}][^:{CONTROL}]*$",
+                "must be a path inside the volume, as models/today: no `/` first, no `:`",
+            ),
         ]
         | None
     ) = None
@@ -236,6 +258,9 @@ class Toleration(Model):
     """Effect of the taint; all effects where it is not set."""
     toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
     """How long a pod stays after a NoExecute taint."""
+
+
+BYTES = ("memory", "ephemeral-storage")
 
 
 def _all_resources(cel: str) -> str:
@@ -292,9 +317,17 @@ class ResourceRequirements(Model):
             check=lambda resources: all(value.denominator == 1 for name, value in _amounts(resources) if "/" in name),
         ),
         Rule(
-            cel=_all_resources("name != 'memory' || VALUE.compareTo(quantity('1Mi')) >= 0"),
-            message="`memory` must be at least 1Mi: give it a unit, as 4Gi; alone it means bytes, and `m` thousandths",
-            check=lambda resources: all(value >= 2**20 for name, value in _amounts(resources) if name == "memory"),
+            cel=_all_resources("!(name in ['memory', 'ephemeral-storage']) || VALUE.compareTo(quantity('1Mi')) >= 0"),
+            message="`memory` and `ephemeral-storage` must be at least 1Mi: give a unit, as 4Gi; alone it means bytes, and `m` "
+            "thousandths",
+            check=lambda resources: all(value >= 2**20 for name, value in _amounts(resources) if name in BYTES),
+        ),
+        Rule(
+            cel=_all_resources("name != 'cpu' || VALUE.compareTo(quantity('1m')) >= 0"),
+            message="`cpu` must be at least 1m, a thousandth of a CPU: Ray gives a node without CPUs nothing to do",
+            check=lambda resources: all(
+                value >= Fraction(1, 1000) for name, value in _amounts(resources) if name == "cpu"
+            ),
         ),
     )
 
@@ -304,22 +337,19 @@ class ResourceRequirements(Model):
     """What the container may use at most. Ray offers as many CPUs as `cpu` says here."""
 
 
-def _no_two(*names: str) -> tuple[Rule, ...]:
-    return tuple(
-        Rule(
-            cel=f"!has(self.volumes) || self.volumes.all(one, self.volumes.exists_one(other, other.{to_camel(name)} =="
-            f" one.{to_camel(name)}))",
-            message=f"no two of `volumes` must have the same `{to_camel(name)}`",
-            check=lambda pod, name=name: len({getattr(volume, name) for volume in pod.volumes}) == len(pod.volumes),
-        )
-        for name in names
+def _no_two(items: str, name: str) -> Rule:
+    key = to_camel(name)
+    return Rule(
+        cel=f"!has(self.{items}) || self.{items}.all(one, self.{items}.exists_one(other, other.{key} == one.{key}))",
+        message=f"no two of `{items}` must have the same `{key}`",
+        check=lambda pod: len({getattr(item, name) for item in getattr(pod, items)}) == len(getattr(pod, items)),
     )
 
 
 class PodOptions(Model):
     """What can be said about the pods of one kind: a subset of a pod's fields, each bounded, none that gives away the node."""
 
-    rules = _no_two("name", "mount_path")
+    rules = (_no_two("volumes", "name"), _no_two("volumes", "mount_path"), _no_two("env", "name"))
 
     resources: ResourceRequirements = ResourceRequirements(
         requests={"cpu": "250m", "memory": "1Gi"}, limits={"cpu": "1", "memory": "4Gi"}
@@ -361,6 +391,16 @@ class Ray(Model):
             message=f"`clusterSelector` must have the key `{CLUSTER_KEY}` with the name of a RayCluster",
             check=lambda ray: ray.cluster_selector is None or CLUSTER_KEY in ray.cluster_selector,
         ),
+        Rule(
+            cel=f"!has(self.clusterSelector) || self.clusterSelector.all(key, key == '{CLUSTER_KEY}'"
+            f" && self.clusterSelector[key].matches('{DNS_LABEL}'))",
+            message=f"`clusterSelector` must be the name of a RayCluster, as {{{CLUSTER_KEY}: warm}}, and nothing else: KubeRay "
+            "looks at no other label",
+            check=lambda ray: all(
+                key == CLUSTER_KEY and re.fullmatch(DNS_LABEL, value)
+                for key, value in (ray.cluster_selector or {}).items()
+            ),
+        ),
     )
 
     head: HeadGroup | None = None
@@ -379,7 +419,8 @@ class Storage(Model):
             str,
             Field(min_length=6, max_length=1024),
             Must(
-                r"^(s3|gs)://[^/\s]+(/[^\n]*)?$", "must be the URL of a folder in an object store, as s3://bucket/path"
+                f"^(s3|gs)://[A-Za-z0-9][-A-Za-z0-9._]*(/[^ {CONTROL}]*)?$",
+                "must be the URL of a folder in an object store, as s3://bucket/path",
             ),
         ]
         | None

@@ -1,5 +1,6 @@
 """The CRD on a real API server: what it accepts, what it refuses and in which words, and what it tells about itself."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,27 @@ def test_defaults_are_stored_and_the_same_for_both(api_server):
             "m3.dev", "v1alpha1", "default", "trainingjobs", document, dry_run="All"
         )
     assert stored["spec"] == TrainingJob.parse(document).spec.dump()
+
+
+SCALARS = """1.0 1e3 1e-3 1E5 .5 5. +1 -0.0 0x1F 0o17 017 0b11 1_000 1_000.5 1:30 12:30:45 y Y n N yes No on Off true ~ null
+2018-07-25 2018-07-25T10:00:00Z 0777 09 1e5.5 '' 1. -.5 +.5 .e1 0o8 0xg _1 1_ 1.0e+3 1.5e3 TRUE False NULL yEs = a:b x"""
+
+
+def test_m3_reads_yaml_as_kubectl_does(api_server):
+    """YAML has many dialects; a file must not mean one thing on a laptop and another in a cluster."""
+    text = f"""
+        apiVersion: m3.dev/v1alpha1
+        kind: TrainingJob
+        metadata: {{name: a}}
+        spec:
+          data: {{uri: rows.csv, target: label}}
+          model: {{type: "a:B", hyperparameters: {{p: [{", ".join(SCALARS.split())}]}}}}
+    """
+    theirs = json.loads(api_server.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", text=text).stdout)
+    ours = TrainingJob.parse(yaml.load(text, Loader)).dump()
+    read = [body["spec"]["model"]["hyperparameters"]["p"] for body in (theirs, ours)]
+    pairs = zip(SCALARS.split(), *read, strict=True)
+    assert [(word, their, our) for word, their, our in pairs if repr(their) != repr(our)] == []
 
 
 def test_a_null_hyperparameter_is_kept(api_server):

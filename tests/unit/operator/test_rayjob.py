@@ -122,7 +122,7 @@ def test_the_job_finds_its_workload_and_its_name_in_the_environment(build, make)
 
 
 def test_a_users_text_stays_out_of_the_entrypoint(build):
-    spec = build(data={"uri": "a.csv; rm -rf /", "target": "$(id)"})["spec"]
+    spec = build(data={"uri": "$(id); rm -rf /a.csv", "target": "$(id)"})["spec"]
     assert spec["entrypoint"] == rayjob.ENTRYPOINT
 
 

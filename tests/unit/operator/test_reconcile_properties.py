@@ -31,7 +31,7 @@ sources = st.sampled_from(
 )
 values = st.sampled_from(
     [{"value": "x"}, {"value": ""}, {"valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
-     {"valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}, {}]
+     {"valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]
 )  # fmt: skip
 pods = st.fixed_dictionaries(
     {},

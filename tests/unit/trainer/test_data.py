@@ -153,7 +153,7 @@ TARGETS = {
 @pytest.mark.parametrize(("values", "message"), TARGETS.values(), ids=TARGETS.keys())
 def test_a_target_that_is_no_binary_column_is_refused(values: list, message: str) -> None:
     with pytest.raises(DataError) as raised:
-        frames.target_of(Data(uri="x", target="y"), pd.DataFrame({"y": values}))
+        frames.target_of(Data(uri="x.csv", target="y"), pd.DataFrame({"y": values}))
     assert message in str(raised.value)
 
 
@@ -167,12 +167,12 @@ def test_a_target_that_is_no_binary_column_is_refused(values: list, message: str
 )
 def test_a_time_column_without_times_is_refused(values: list, message: str) -> None:
     with pytest.raises(DataError) as raised:
-        frames.time_of(Data(uri="x", target="y", time_column="t"), pd.DataFrame({"t": values}))
+        frames.time_of(Data(uri="x.csv", target="y", time_column="t"), pd.DataFrame({"t": values}))
     assert message in str(raised.value)
 
 
 def workload(**parts: dict) -> Workload:
-    return Workload.parse({"data": {"uri": "x", "target": "y"}, **parts})
+    return Workload.parse({"data": {"uri": "x.csv", "target": "y"}, **parts})
 
 
 def test_a_column_that_is_not_there_is_named_with_its_nearest() -> None:
@@ -193,7 +193,6 @@ def test_features_are_the_numeric_columns_that_nothing_else_names() -> None:
     ("include", "message"),
     [
         (["word"], "`word` must be numeric, holds"),
-        ([], "must name at least one column"),
     ],
 )
 def test_features_that_cannot_be_are_refused(include: list[str], message: str) -> None:

@@ -117,6 +117,31 @@ def test_snake_case_is_refused_in_a_job_because_the_api_server_refuses_it() -> N
     ]
 
 
+def test_a_null_is_as_good_as_nothing_and_a_whole_number_may_have_a_point() -> None:
+    """As for the API server, which drops the one, and kubectl, which sends 3.0 as 3."""
+    document = GOOD | {"tracking": None, "model": {"type": None, "randomState": 3.0}, "registry": {"promotion": None}}
+    assert Workload.parse(document) == Workload.parse(GOOD | {"model": {"randomState": 3}})
+    assert faults({"data": {"uri": None, "target": "y"}}) == ["spec.data.uri: must be set"]
+
+
+def test_all_features_and_one_feature_are_the_same_to_kubectl() -> None:
+    (fault,) = faults(GOOD | {"model": {"hyperparameters": {"max_features": 1.0}}})
+    assert fault.startswith(
+        "spec.model: hyperparameter `max_features` must not be 1: kubectl sends 1.0 (all of them) as 1"
+    )
+
+
+def test_a_word_that_is_a_truth_value_to_yaml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "{apiVersion: m3.dev/v1alpha1, kind: TrainingJob, metadata: {name: a}, spec: {data: {uri: a.csv, target: y}}}"
+    )
+    with pytest.raises(
+        InvalidSpec, match=r"spec\.data\.target: must be a text, is true: put yes, no, y, n, on and off in quotes"
+    ):
+        files.read_job(str(path))
+
+
 def test_what_the_job_receives_is_the_same_workload() -> None:
     document = GOOD | {"model": {"hyperparameters": {"max_depth": None, "n_estimators": 5}}, "training": {"cvFolds": 3}}
     workload = Workload.parse(document)

@@ -60,7 +60,7 @@ def test_by_time_the_latest_rows_are_the_test() -> None:
     ],
 )
 def test_a_part_of_one_class_is_refused(target: list[int], message: str) -> None:
-    workload = Workload.parse({"data": {"uri": "x", "target": "y", "timeColumn": "t"}})
+    workload = Workload.parse({"data": {"uri": "x.csv", "target": "y", "timeColumn": "t"}})
     times = pd.Series(pd.date_range("2026-01-01", periods=10))
     with pytest.raises(DataError, match=message):
         splitting.split(workload, pd.DataFrame({"t": times}), pd.Series(target), times)
@@ -68,7 +68,7 @@ def test_a_part_of_one_class_is_refused(target: list[int], message: str) -> None
 
 def test_a_period_without_rows_is_refused() -> None:
     workload = Workload.parse(
-        {"data": {"uri": "x", "target": "y", "timeColumn": "t"},
+        {"data": {"uri": "x.csv", "target": "y", "timeColumn": "t"},
          "training": {"split": {"trainStart": "2030-01-01", "trainDays": 1, "testDays": 1}}}
     )  # fmt: skip
     times = pd.Series(pd.date_range("2026-01-01", periods=4))
