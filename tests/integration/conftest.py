@@ -36,6 +36,14 @@ TOOLS = ROOT / "tests" / "cluster" / "tools.sh"
 GROUP, VERSION, JOBS = "m3.dev", "v1alpha1", "trainingjobs"
 RAY_GROUP, RAY_VERSION, RAYJOBS = "ray.io", "v1", "rayjobs"
 OPERATOR_USER = "system:serviceaccount:m3-system:m3-operator"
+OPERATOR_UID = "2"
+"""By which the audit log tells the operator from the token `reader`: a user of `m3` with its name, and so with its rights."""
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata", "users": [OPERATOR_USER]}, {"level": "None"}],
+}
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -112,6 +120,28 @@ class ApiServer:
         configuration.api_key = {"authorization": "Bearer admin"}
         return client.ApiClient(configuration)
 
+    def chart_roles(self, namespace: str) -> list[Object]:
+        """Role and RoleBinding that the chart makes in a watched namespace."""
+        rendered = subprocess.run(
+            [
+                str(self.bin / "helm"), "template", "m3", str(ROOT / "charts" / "m3"), "--namespace=m3-system",
+                f"--set=watchNamespaces={{{namespace}}}", "--show-only=templates/rbac.yaml", "--kube-version=1.34.3",
+            ],
+            check=True, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        found = [
+            each for each in yaml.safe_load_all(rendered.stdout) if each and each["metadata"]["namespace"] == namespace
+        ]
+        assert found, rendered.stdout
+        return found
+
+    def operators_requests(self) -> Iterator[Object]:
+        """What all operators have asked until now, as the audit log tells it."""
+        for log in self.folder.glob("audit*.log"):
+            with log.open() as lines:
+                entries = (json.loads(line) for line in lines if line.endswith("\n"))
+                yield from (entry for entry in entries if entry["user"]["uid"] == OPERATOR_UID)
+
 
 @pytest.fixture(scope="session")
 def tools() -> Path:
@@ -136,8 +166,11 @@ def api_server(tools: Path, kuberay_crds: list[Path], tmp_path_factory: pytest.T
     etcd_port, peer_port, port = unused_port(), unused_port(), unused_port()
     (folder / "accounts.key").write_bytes(private_key())
     (folder / "tokens.csv").write_text(
-        f'admin,admin,1,"system:masters"\noperator,{OPERATOR_USER},2,"system:serviceaccounts"\n'
+        f'admin,admin,1,"system:masters"\n'
+        f'operator,{OPERATOR_USER},{OPERATOR_UID},"system:serviceaccounts"\n'
+        f'reader,{OPERATOR_USER},3,"system:serviceaccounts"\n'
     )
+    (folder / "audit-policy.yaml").write_text(yaml.safe_dump(AUDIT_POLICY))
     etcd = subprocess.Popen(
         [
             str(tools / "etcd"),
@@ -163,6 +196,8 @@ def api_server(tools: Path, kuberay_crds: list[Path], tmp_path_factory: pytest.T
             "--service-cluster-ip-range=10.0.0.0/24",
             f"--token-auth-file={folder / 'tokens.csv'}",
             "--authorization-mode=RBAC",
+            f"--audit-policy-file={folder / 'audit-policy.yaml'}",
+            f"--audit-log-path={folder / 'audit.log'}",
         ],
         stdout=(folder / "kube-apiserver.log").open("wb"),
         stderr=subprocess.STDOUT,
@@ -264,16 +299,7 @@ def namespace(api_server: ApiServer) -> Iterator[Namespace]:
     """A namespace of the test's own, in which the operator has the rights that the chart gives it."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     api_server.kubectl("create", "namespace", name)
-    rendered = subprocess.run(
-        [
-            str(api_server.bin / "helm"), "template", "m3", str(ROOT / "charts" / "m3"), "--namespace=m3-system",
-            f"--set=watchNamespaces={{{name}}}", "--show-only=templates/rbac.yaml", "--kube-version=1.34.3",
-        ],
-        check=True, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    roles = [role for role in yaml.safe_load_all(rendered.stdout) if role and role["metadata"]["namespace"] == name]
-    assert roles, rendered.stdout
-    api_server.kubectl("apply", "-f", "-", text=yaml.safe_dump_all(roles))
+    api_server.kubectl("apply", "-f", "-", text=yaml.safe_dump_all(api_server.chart_roles(name)))
     with api_server.api() as api:
         yield Namespace(name, api_server, client.CustomObjectsApi(api), client.CoreV1Api(api))
 

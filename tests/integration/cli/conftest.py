@@ -52,7 +52,7 @@ class Cli:
 
 @pytest.fixture
 def as_user(namespace, tmp_path: Path) -> Callable[[str], Cli]:
-    """`m3` as a user that the API server knows: `admin`, or `operator`, who may read jobs and not make them."""
+    """`m3` as a user that the API server knows: `admin`, or `reader`, who may read jobs and not make them."""
 
     def make(user: str) -> Cli:
         document = yaml.safe_load(namespace.server.kubeconfig(user).read_text())

@@ -65,7 +65,7 @@ def test_a_node_makes_room(m3, namespace):
 
 
 def test_an_ordinary_user_may_not_see_everything_and_is_told_what(as_user):
-    ended = as_user("operator")("doctor", "-o", "json")
+    ended = as_user("reader")("doctor", "-o", "json")
     found = checks(ended)
     assert found["crds"]["seen"] == "TrainingJob is known; you may not read its schema, so that was not compared"
     assert found["capacity"]["verdict"] == "warning"

@@ -89,7 +89,7 @@ def test_a_namespace_that_is_not_there(m3, job_yaml, command):
 
 
 def test_a_right_that_is_missing(as_user, namespace, job_yaml):
-    ended = as_user("operator")("submit", "-f", "-", text=job_yaml())
+    ended = as_user("reader")("submit", "-f", "-", text=job_yaml())
     assert (ended.code, ended.err) == (
         11,
         "error: user `system:serviceaccount:m3-system:m3-operator` must have the right to patch trainingjobs.m3.dev in "

@@ -1,10 +1,10 @@
-"""A line to the API server on which watches never say anything."""
+"""A line to the API server on which watches never say anything; and which test comes last."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,10 @@ from aiohttp import ClientSession, web
 OVER = web.AppKey("over", asyncio.Event)
 SESSION = web.AppKey("session", ClientSession)
 SERVER = web.AppKey("server", str)
+
+HERE = Path(__file__).parent
+ACCOUNT = HERE / "test_rights.py"
+COLLECTED, LEFT_OUT = pytest.StashKey[set[Path]](), pytest.StashKey[set[Path]]()
 
 
 async def _pass_on(request: web.Request) -> web.StreamResponse:
@@ -64,3 +68,36 @@ def deaf_proxy(namespace, tmp_path: Path) -> Iterator[Path]:
     yield path
     loop.call_soon_threadsafe(over.set)
     thread.join(10)
+
+
+# --- the account of the operator's rights -------------------------------------------------------------------------------
+def pytest_make_collect_report(collector: pytest.Collector) -> None:
+    if isinstance(collector, pytest.Module):
+        collector.config.stash.setdefault(COLLECTED, set()).add(collector.path)
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.config.stash.setdefault(LEFT_OUT, set()).add(item.path)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
+    """It comes after everything that operators ask, and not at all where some of it is left out: it would say nothing."""
+    result = yield
+    account = [item for item in items if item.path == ACCOUNT]
+    items[:] = [item for item in items if item.path != ACCOUNT]
+    if is_whole(config):
+        items.extend(account)
+    elif account:
+        config.hook.pytest_deselected(items=account)
+    return result
+
+
+def is_whole(config: pytest.Config) -> bool:
+    """Whether every test of this folder is to run."""
+    modules = set(HERE.glob("test_*.py"))
+    named = any("::" in argument for argument in config.args)
+    return (
+        not named and modules <= config.stash.get(COLLECTED, set()) and not modules & config.stash.get(LEFT_OUT, set())
+    )
