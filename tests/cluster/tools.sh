@@ -41,6 +41,7 @@ module_of() { # NAME: the folder under tools/ that pins it, and the module
     kubernetes) echo "kubernetes k8s.io/kubernetes" ;;
     kuberay) echo "kuberay github.com/ray-project/kuberay/ray-operator" ;;
     local-path-provisioner) echo "kubernetes github.com/rancher/local-path-provisioner" ;;
+    prometheus-operator) echo "prometheus-operator github.com/prometheus-operator/prometheus-operator" ;; # its CRDs alone
     trainer) echo "trainer github.com/kubeflow/trainer/v2" ;;
     jobset) echo "trainer sigs.k8s.io/jobset" ;; # as Trainer pins it
     *) die "tools.sh knows no module named '$1'; see module_of() in it" ;;
