@@ -48,6 +48,8 @@ SQL_SCHEMES = ("postgresql", "mysql", "mssql", "oracle", "sqlite")
 URI_SCHEMES = ("file", "s3", "gs", "http", "https", "sample", *SQL_SCHEMES)
 SQL_URL = f"^({'|'.join(SQL_SCHEMES)})([+][a-z0-9]+)?://"
 KNOWN_URL = f"^({'|'.join(URI_SCHEMES)})([+][a-z0-9]+)?://"
+ANY_SCHEME = "^[A-Za-z][-A-Za-z0-9+.]+:"
+"""Of two characters at least: C:/ is a path."""
 STORE_URL, STORED_OBJECT = "^(s3|gs|https?)://", "^(s3|gs|https?)://[^/?#]+/[^?#]"
 FILE_ENDING = "(?i)[.](csv|csv[.]gz|tsv|parquet|pq)([?#].*)?$"
 _OPTION = "((rows|days)=[1-9][0-9]{0,8}|seed=[0-9]{1,9})"
@@ -86,9 +88,11 @@ class Data(Model):
             check=lambda data: data.query is not None or not data.is_sql,
         ),
         Rule(
-            cel=f"!self.uri.contains('://') || self.uri.matches('{KNOWN_URL}')",
+            cel=f"!(self.uri.contains('://') || self.uri.matches('{ANY_SCHEME}')) || self.uri.matches('{KNOWN_URL}')",
             message=f"`uri` must be a path, or a URL that begins with one of {', '.join(URI_SCHEMES)}, and `://`",
-            check=lambda data: "://" not in data.uri or re.match(KNOWN_URL, data.uri) is not None,
+            check=lambda data: (
+                not ("://" in data.uri or re.match(ANY_SCHEME, data.uri)) or re.match(KNOWN_URL, data.uri) is not None
+            ),
         ),
         Rule(
             cel=f"!self.uri.startsWith('sample:') || self.uri.matches('{SAMPLE_URL}')",

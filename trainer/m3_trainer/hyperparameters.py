@@ -158,7 +158,16 @@ def refusal(model_type: str, hyperparameters: Mapping[str, Any]) -> str | None:
     return "; ".join(faults) or None
 
 
+_ELSEWHERE = {
+    "random_state": "hyperparameter `random_state` must be left out: say it as `model.randomState`",
+    "seed": "hyperparameter `seed` must be left out: say it as `model.randomState`",
+    "n_jobs": "hyperparameter `n_jobs` must be left out: it is as many as the job has CPUs",
+}
+
+
 def _unknown(model_type: str, name: str) -> str:
+    if name in _ELSEWHERE:
+        return _ELSEWHERE[name]
     close = difflib.get_close_matches(name, KNOWN[model_type], n=1)
     hint = f"; did you mean `{close[0]}`?" if close else f": {', '.join(sorted(KNOWN[model_type]))}"
     return f"hyperparameter `{name}` must be one that {model_type} has{hint}"

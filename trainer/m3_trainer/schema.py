@@ -192,7 +192,12 @@ def _dumped(value: Any, document: Any) -> Any:
 
 def explain(error: ValidationError, model: type[BaseModel], at: str = "") -> list[str]:
     """One sentence per fault of `error`: where it is and what must be true there, in the file's own words."""
-    return [_sentence(fault, model, at) for fault in error.errors(include_url=False)]
+    return [_sentence(fault, model, at) for fault in error.errors(include_url=False) if not _follows(fault)]
+
+
+def _follows(fault: Any) -> bool:
+    """Whether pydantic misses an item only because it has refused it: that is told of already."""
+    return fault["type"] == "too_short" and len(fault["input"]) >= fault["ctx"]["min_length"]
 
 
 def _sentence(fault: Any, model: type[BaseModel], at: str) -> str:
@@ -215,8 +220,23 @@ def _sentence(fault: Any, model: type[BaseModel], at: str) -> str:
             return f"{path}: must be a text, is {shown(fault['input'])}: put yes, no, y, n, on and off in quotes"
         case "literal_error" | "enum":
             return f"{path}: must be one of {context['expected']}, is {shown(fault['input'])}"
+    if kind in _TYPES:
+        return f"{path}: must be {_TYPES[kind]}, is {shown(fault['input'])}"
     must = fault["msg"].replace("Input should be", "must be").replace("should have", "must have")
     return f"{path}: {must[0].lower()}{must[1:]}, is {shown(fault['input'])}"
+
+
+_TYPES = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
 
 
 def _counted(kind: str, context: dict[str, Any], unit: str = "item") -> str:

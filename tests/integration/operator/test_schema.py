@@ -55,7 +55,7 @@ def faults(document):
 
 
 def test_the_corpus_is_large():
-    assert len(INVALID) >= 90
+    assert len(INVALID) >= 250
     assert SAMPLES
 
 

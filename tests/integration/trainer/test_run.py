@@ -130,7 +130,7 @@ DATA_MISTAKES: dict[str, tuple[Callable[[], dict], int, str]] = {
     "an unknown ending": (
         lambda: {"uri": (Path("rows.dat").write_text("a"), "rows.dat")[1]},
         2,
-        "data.format: must be set to csv or parquet, because rows.dat ends in none of",
+        "spec.data: `format` must be set to csv or parquet where `uri` does not end in .csv",
     ),
     "CSV that calls itself Parquet": (
         lambda: {"uri": (Path("rows.parquet").write_text("a,y\n1,0\n"), "rows.parquet")[1]},
@@ -203,7 +203,7 @@ SPEC_MISTAKES = {
         {"data": {"tagret": "y"}},
         "spec.data.tagret: must be a known field; did you mean `target`?",
     ),
-    "a wrong type": ({"training": {"testSize": "a fifth"}}, "spec.training.testSize: must be a valid number"),
+    "a wrong type": ({"training": {"testSize": "a fifth"}}, "spec.training.testSize: must be a number"),
     "a field that is none": ({"moddel": {}}, "spec.moddel: must be a known field; did you mean `model`?"),
 }
 

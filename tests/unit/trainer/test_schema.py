@@ -30,11 +30,11 @@ REFUSED = {
     "a missing field": ({"data": {"uri": "x"}}, "spec.data.target: must be set"),
     "a wrong type": (
         GOOD | {"training": {"cvFolds": "five"}},
-        'spec.training.cvFolds: must be a valid integer, is "five"',
+        'spec.training.cvFolds: must be a whole number, is "five"',
     ),
     "a number as text": (
         GOOD | {"training": {"testSize": "0.2"}},
-        'spec.training.testSize: must be a valid number, is "0.2"',
+        'spec.training.testSize: must be a number, is "0.2"',
     ),
     "a number out of bounds": (
         GOOD | {"training": {"testSize": 2}},
@@ -102,7 +102,7 @@ REFUSED = {
         GOOD | {"model": {"type": "mine:Model", "hyperparameters": {"p" * 1000: 1}}},
         f"spec.model.hyperparameters.{'p' * 77}...: must have at most 64 characters, is",
     ),
-    "a list in place of the spec": ([], "spec: must be an object, is []"),
+    "a list in place of the spec": ([], "spec: must be a mapping, is []"),
 }
 
 
@@ -122,6 +122,13 @@ def test_a_null_is_as_good_as_nothing_and_a_whole_number_may_have_a_point() -> N
     document = GOOD | {"tracking": None, "model": {"type": None, "randomState": 3.0}, "registry": {"promotion": None}}
     assert Workload.parse(document) == Workload.parse(GOOD | {"model": {"randomState": 3}})
     assert faults({"data": {"uri": None, "target": "y"}}) == ["spec.data.uri: must be set"]
+
+
+def test_an_item_that_is_refused_is_not_missed_as_well() -> None:
+    (fault,) = faults(GOOD | {"evaluation": {"metrics": ["auc"]}})
+    assert fault.startswith("spec.evaluation.metrics.0: must be one of")
+    (fault,) = faults(GOOD | {"evaluation": {"metrics": []}})
+    assert fault == "spec.evaluation.metrics: must have at least 1 item, has none"
 
 
 def test_all_features_and_one_feature_are_the_same_to_kubectl() -> None:
