@@ -130,7 +130,7 @@ class Controller:
         try:
             with self._metrics.reconcile_seconds.time():
                 return await self._sync(key)
-        except ClusterError as error:
+        except Exception as error:  # of whatever kind: the work queue tries again, and an alert looks at this figure
             self._metrics.reconcile_errors.labels(type(error).__name__).inc()
             raise
 
