@@ -25,7 +25,9 @@ def runs_of(client, job):
 
 
 def versions_of(client, job):
-    return client.search_model_versions(f"name = '{job.object['spec']['registry']['modelName']}'")
+    """Its own: a cluster that is used again has those of earlier sessions."""
+    found = client.search_model_versions(f"name = '{job.object['spec']['registry']['modelName']}'")
+    return [version for version in found if version.tags["m3.job.uid"] == job.uid]
 
 
 def kill(cluster, pod):
@@ -82,6 +84,36 @@ def test_a_head_that_is_killed_in_the_middle_ends_the_attempt(cluster, small_job
     # the kubelet's SIGTERM ends it as KILLED where there is time for that
     assert (runs[1].info.status in ("FAILED", "KILLED"), runs[2].info.status) == (True, "FINISHED")
     assert [version.run_id for version in versions_of(mlflow_client, job)] == [runs[2].info.run_id]
+
+
+@pytest.fixture
+def claim(cluster):
+    """A claim that outlives the job's pods."""
+    name = "checkpoints"
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "100Mi"}}}
+    cluster.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec})
+    yield name
+    cluster.kubectl("delete", "persistentvolumeclaim", name, f"--namespace={JOBS}", "--wait=false")
+
+
+def test_the_next_attempt_goes_on_from_the_checkpoint(cluster, small_job, claim, watched, mlflow_client, tmp_path):
+    # a minute of work: a checkpoint is due after 30 s
+    long = LONG | {"model": {"hyperparameters": {"n_estimators": 4000, "max_depth": 6}}}
+    storage = {"persistentVolumeClaim": claim}
+    jobs = watched(small_job("checkpointed", **long, storage=storage, backoffLimit=1))
+    job = Job(jobs.first(is_in_attempt(1), timeout=120).object)
+    inside = ("exec", head_of(job), f"--namespace={JOBS}", "--")
+    exists = ("test", "-e", f"/storage/m3/{job.uid}/checkpoint.skops")
+    tick, end = threading.Event(), time.monotonic() + 120
+    while cluster.kubectl(*inside, *exists, check=False).returncode != 0:
+        assert time.monotonic() < end, "no checkpoint after 120 s"
+        tick.wait(0.5)
+    kill(cluster, head_of(job))
+    job = Job(jobs.first(lambda seen: Job(seen.object).is_finished, timeout=240).object)
+    assert [each["reason"] for each in job.status["attempts"]] == ["HeadRestarted", "Succeeded"]
+    second = runs_of(mlflow_client, job)[2].info.run_id
+    log = Path(mlflow_client.download_artifacts(second, "logs/driver.log", str(tmp_path)))
+    assert "goes on from a checkpoint of " in log.read_text()
 
 
 @pytest.fixture
