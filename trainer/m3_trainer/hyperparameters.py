@@ -135,6 +135,19 @@ _AMBIGUOUS = {
     "leave it out",
 }
 
+LEAST = {"n_estimators": 1, "max_iter": 1, "max_leaf_nodes": 2, "max_bins": 2, "num_leaves": 2, "n_iter_no_change": 1}
+LEAST_OF_SCIKIT_LEARN = LEAST | {"max_depth": 1}
+"""xgboost and lightgbm know a depth of 0 or -1, which is none."""
+MOST = 2**31 - 1
+"""Of a whole number: the libraries keep it in 32 bits."""
+POSITIVE = ("C", "learning_rate", "intercept_scaling")
+CHOICES = {
+    "criterion": ("gini", "entropy", "log_loss"),
+    "splitter": ("best", "random"),
+    "penalty": ("l1", "l2", "elasticnet"),
+    "solver": ("lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga"),
+}
+
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -153,6 +166,11 @@ def refusal(model_type: str, hyperparameters: Mapping[str, Any]) -> str | None:
         f"hyperparameter `{name}` must be {_described(known[name])}, is {shown(value)}"
         for name, value in hyperparameters.items()
         if name in known and not _fits(value, known[name])
+    ]
+    faults += [
+        f"hyperparameter `{name}` must be {bound}, is {shown(value)}"
+        for name, value in hyperparameters.items()
+        if name in known and _fits(value, known[name]) and (bound := _beyond(model_type, name, value))
     ]
     faults += [_AMBIGUOUS[name] for name, value in hyperparameters.items() if name in _AMBIGUOUS and value == 1]
     return "; ".join(faults) or None
@@ -176,6 +194,21 @@ def _unknown(model_type: str, name: str) -> str:
 def _fits(value: Any, types: tuple[type, ...]) -> bool:
     """bool is a subclass of int in Python, not in YAML."""
     return type(value) in types
+
+
+def _beyond(model_type: str, name: str, value: Any) -> str | None:
+    """What a value of the right type must be, where it is not; what is left, the library says when it learns."""
+    least = (LEAST if model_type in ("xgboost", "lightgbm") else LEAST_OF_SCIKIT_LEARN).get(name)
+    if isinstance(value, str):
+        choices = CHOICES.get(name, (value,))
+        return None if value in choices else f"one of {', '.join(choices)}"
+    if not isinstance(value, int | float):
+        return None
+    if least is not None and value < least:
+        return f"at least {least}"
+    if float not in KNOWN[model_type][name] and value > MOST:
+        return f"at most {MOST}"
+    return "more than 0" if name in POSITIVE and value <= 0 else None
 
 
 def _described(types: tuple[type, ...]) -> str:

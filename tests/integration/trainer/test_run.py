@@ -215,13 +215,13 @@ def test_a_mistake_in_the_file_is_one_message(m3, job_file, replaced: dict, mess
 
 
 def test_a_value_that_the_model_refuses_ends_the_run_as_failed(m3, job_file, clean: Path) -> None:
-    ended = m3("run", "-f", job_file(model={"hyperparameters": {"max_depth": -1}}))
+    ended = m3("run", "-f", job_file(model={"hyperparameters": {"min_samples_leaf": -1}}))
     assert ended.code == 6
-    assert "RandomForestClassifier must be able to learn from the data: The 'max_depth' parameter" in ended.err
+    assert "RandomForestClassifier must be able to learn from the data: The 'min_samples_leaf' parameter" in ended.err
     tracked = client(clean / "m3")
     (run,) = tracked.search_runs([tracked.get_experiment_by_name("fraud_detection").experiment_id])
     assert run.info.status == "FAILED"
-    assert "max_depth" in run.data.tags["m3.error"]
+    assert "min_samples_leaf" in run.data.tags["m3.error"]
     assert registered(clean / "m3") == []
 
 

@@ -172,9 +172,9 @@ def test_a_class_that_is_no_classifier_is_refused(spec: dict, message: str) -> N
 
 
 def test_a_value_that_the_model_refuses_is_reported_in_its_words(problem) -> None:
-    spec = ModelSpec.parse({"hyperparameters": {"max_depth": -3}})
+    spec = ModelSpec.parse({"hyperparameters": {"min_samples_leaf": -3}})
     with pytest.raises(
-        TrainingFailed, match="RandomForestClassifier must be able to learn from the data: The 'max_depth'"
+        TrainingFailed, match="RandomForestClassifier must be able to learn from the data: The 'min_samples_leaf'"
     ):
         models.fit(models.build(spec), *problem)
 
