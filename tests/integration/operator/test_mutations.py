@@ -318,6 +318,17 @@ def test_what_is_changed_was_good(post):
         assert bool(faults(job("fraud-rf", spec))) is (name == "not yet")
 
 
+def test_a_pod_that_kubernetes_refuses_would_be_noticed(post):
+    """The templates are judged as pods are; else the tests below would say nothing."""
+    _, stored = post(TRAINING_JOBS, job("fraud-rf", IN_THE_CLUSTER))
+    (rayjob,) = decided(stored).apply
+    made = list(made_of(rayjob))
+    assert [post(*one)[0] for one in made] == [None, None, None]
+    collection, template = made[1]
+    template["template"]["spec"]["nodeSelector"] = {"disk": "very fast"}
+    assert "template.spec.nodeSelector: Invalid value" in (post(collection, template)[0] or "accepted")
+
+
 def test_api_server_and_models_agree(verdicts):
     """Refused by both or by none, but for what only Python can know."""
     problems = []
