@@ -97,8 +97,8 @@ def claim(cluster):
 
 
 def test_the_next_attempt_goes_on_from_the_checkpoint(cluster, small_job, claim, watched, mlflow_client, tmp_path):
-    # a minute of work: a checkpoint is due after 30 s
-    long = LONG | {"model": {"hyperparameters": {"n_estimators": 4000, "max_depth": 6}}}
+    # some time more than the 30 s after which a checkpoint is due
+    long = LONG | {"model": {"hyperparameters": {"n_estimators": 2500, "max_depth": 6}}}
     storage = {"persistentVolumeClaim": claim}
     jobs = watched(small_job("checkpointed", **long, storage=storage, backoffLimit=1))
     job = Job(jobs.first(is_in_attempt(1), timeout=120).object)
