@@ -86,6 +86,10 @@ class Fault:
     depth: int = 1
     """How many changes a stale list is behind."""
 
+    @property
+    def words(self) -> str:
+        return f"{self.kind} {self.depth}" if self.kind in (*STALE, *TRAVEL) else self.kind
+
 
 @dataclass
 class Call:
@@ -283,7 +287,11 @@ class FaultProxy:
             path += f"{'&' if request.query_string else '?'}resourceVersion={version}&resourceVersionMatch=Exact"
         content = await request.read()
         async with self._session.request(
-            request.method, f"{self._server}{path}", headers=_headers(request), data=content or None
+            request.method,
+            f"{self._server}{path}",
+            headers=_headers(request),
+            data=content or None,
+            skip_auto_headers=("Content-Type",),  # Kubernetes takes a body of no type for JSON
         ) as answer:
             body, call.status = await answer.read(), answer.status
             kind = answer.headers.get("Content-Type", "application/json")

@@ -16,6 +16,8 @@ from integration.faults.scene import JOB, Scene
 from integration.faults.world import RAYJOBS, Change, Object
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z|\d\d:\d\d:\d\d UTC")
+_RANDOM = re.compile(rf"\b{JOB}-[a-z0-9]{{5}}\b")
+"""A name that the API server has made up, for the control. Ours have the job's uid and the attempt instead."""
 _MLFLOW = re.compile(r"#/experiments/\d+/runs/[0-9a-f]{32}")
 
 
@@ -61,6 +63,7 @@ def _in_common_words(found: Object, namespace: str, uids: dict[str, str]) -> Obj
     for uid, word in uids.items():
         text = text.replace(uid, word).replace(f"{JOB}-{uid[:4]}-", f"{JOB}-{word}-")
     text = _MLFLOW.sub("#/experiments/E/runs/R", _TIME.sub("TIME", text.replace(namespace, "NAMESPACE")))
+    text = _RANDOM.sub(f"{JOB}-RANDOM", text)
     text = re.sub(r'"experimentId": "\d+"', '"experimentId": "E"', text)
     text = re.sub(r'"runId": "[0-9a-f]{32}"', '"runId": "R"', text)
     return json.loads(text)

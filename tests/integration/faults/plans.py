@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -29,7 +27,7 @@ from integration.fault_proxy import (
 )
 from integration.faults.oracle import difference, one_each, outcome, went_astray
 from integration.faults.scene import LIMIT, Process, Scene, our_operator
-from integration.faults.workloads import WORKLOADS, Workload
+from integration.faults.workloads import START, Workload
 from integration.faults.world import JOBS, PATHS, RAYJOBS, NotSeen, Object, World, until
 
 Operators = Callable[[World, str, FaultProxy, Path], Process]
@@ -38,9 +36,16 @@ DROP_HEALS, CUT_HEALS = 20.0, 75.0
 """Seconds that the issue allows."""
 CUT = 120.0
 DEPTHS = (1, 2, 3, 4, 5)
-REFERENCES = 2
+REFERENCES = 3
+TRIES = 3
+STRIKES = 25.0
+"""Seconds behind the end of a workload in which its last calls come: a resync's, two resyncs later at most."""
 STARTS = 3
 """Operators that start at a time: Python's start is all CPU, and whoever starts beside twenty others is late for everything."""
+
+
+class NotStruck(NotSeen):
+    """The operator has not come by the fault's place."""
 
 
 @dataclass
@@ -64,9 +69,15 @@ class Row:
     seconds: float = 0.0
     healed_seconds: float | None = None
     """Of what the operator owed: the longest delay behind the undisturbed run; for a cut, counted from the healed line."""
-    restarts: int = 0
-    """Times that the operator has ended by itself, and was started again."""
+    restarts: int | None = None
+    """Times that the operator has ended by itself, and was started again, if any."""
+    tries: int | None = None
+    """Times that the plan was played, where the operator did not always come by the fault's place."""
     note: str = ""
+
+    @property
+    def kind(self) -> str:
+        return self.fault.split(" ")[0]
 
     def as_json(self) -> Object:
         return {name: value for name, value in vars(self).items() if value not in (None, "")}
@@ -154,21 +165,31 @@ class Stage:
         await until(quiet, LIMIT, "rest")
 
     async def play(self, workload: Workload, fault: Fault, reference: Run) -> Row:
-        row = Row(
-            workload.name, fault.kind + (f" {fault.depth}" if fault.kind in (*STALE, *TRAVEL) else ""), str(fault.place)
-        )
+        """Whether the operator asks once more may hang on a moment: where it has not, nothing was tested, so once more."""
+        for tries in range(1, TRIES + 1):
+            row = Row(workload.name, fault.words, str(fault.place), tries=tries if tries > 1 else None)
+            if await self._play(row, workload, fault, reference):
+                break
+        return row
+
+    async def _play(self, row: Row, workload: Workload, fault: Fault, reference: Run) -> bool:
+        """Fill in the row; False where the fault has not struck, though nothing else went wrong."""
         begin = time.monotonic()
         async with self._set(fault) as scene:
             try:
                 await self._judge(row, scene, workload, reference)
                 row.converged = True
             except (NotSeen, AssertionError) as error:
-                row.note = str(error)
-            row.restarts = len([code for code in scene.process.exits if code != -9])
-            if row.restarts:
-                row.note = f"{row.note} ended by itself: {scene.process.exits}".strip()
+                row.note = f"{type(error).__name__}: {error}"
+                struck = not isinstance(error, NotStruck)
+            else:
+                struck = True
+            ended = [code for code in scene.process.exits if code != -9]
+            if ended:
+                row.restarts = len(ended)
+                row.note = f"{row.note} ended by itself: {ended}".strip()
         row.seconds = round(time.monotonic() - begin, 1)
-        return row
+        return struck
 
     async def _judge(self, row: Row, scene: Scene, workload: Workload, reference: Run) -> None:
         """Raises AssertionError where the run has not come to what the reference came to."""
@@ -178,7 +199,7 @@ class Stage:
         watch = asyncio.ensure_future(_alive_during(scene)) if fault.kind in CUTS else None
         try:
             await workload.script(scene)
-            await until(lambda: proxy.has_fired, LIMIT, "the fault itself has not struck")
+            await self._struck(proxy)
             await until(lambda: proxy.is_over, LIMIT + fault.seconds, "the fault itself has not ended")
             await self._at_rest(scene)
             await self._reaches(scene, reference)
@@ -189,6 +210,12 @@ class Stage:
         _in_time(row, scene)
         if watch is not None and watch.done() and not watch.cancelled():
             watch.result()
+
+    async def _struck(self, proxy: FaultProxy) -> None:
+        try:
+            await until(lambda: proxy.has_fired, STRIKES, "the fault's place")
+        except NotSeen as error:
+            raise NotStruck(str(error)) from error
 
     async def _reaches(self, scene: Scene, reference: Run) -> None:
         end = time.monotonic() + LIMIT
@@ -278,37 +305,6 @@ def cuts(places: list[tuple[Place, Call]], seconds: float) -> Iterator[Fault]:
 
 def plans_of(workload: Workload, runs: list[Run], seconds: float = CUT) -> list[Fault]:
     """Every plan of a workload."""
-    places = common_places(runs, "life" if workload in WORKLOADS else "start")
+    places = common_places(runs, "start" if workload is START else "life")
     faults = [fault for _, call in places for fault in faults_at(call)]
-    return [*(cuts(places, seconds) if workload in WORKLOADS else ()), *faults]
-
-
-async def in_parallel(
-    works: list[Callable[[], object]], workers: int, tell: Callable[[int, int, object], None]
-) -> list:
-    """Results of `works`, `workers` at a time, in their order."""
-    results: list = [None] * len(works)
-    waiting, done = iter(enumerate(works)), 0
-
-    async def worker() -> None:
-        nonlocal done
-        for index, work in waiting:
-            results[index] = await work()  # type: ignore[misc]
-            done += 1
-            tell(done, len(works), results[index])
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(workers):
-            group.create_task(worker())
-    return results
-
-
-def say(done: int, of: int, row: object) -> None:
-    """Progress, on the real stderr: what pytest captures is shown too late."""
-    if isinstance(row, Row) and (not row.converged or done % 10 == 0 or done == of):
-        verdict = "converged" if row.converged else "FAILED"
-        print(f"{done}/{of} {row.workload}: {row.fault} at {row.place}: {verdict} {row.note}", file=sys.__stderr__)
-
-
-def dump(path: Path, rows: list[Row]) -> None:
-    path.write_text(json.dumps([row.as_json() for row in rows], indent=1))
+    return [*(cuts(places, seconds) if workload is not START else ()), *faults]

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from integration.conftest import FakeKubeRay, Namespace
 from integration.fault_proxy import FaultProxy
+from integration.faults.nursery import FORKS, become
 from integration.faults.world import JOBS, PATHS, RAYJOBS, NotSeen, Object, World, until
 from kubernetes import client
 from support import unused_port
@@ -48,12 +48,13 @@ class Process:
     """An operator as the kubelet runs it: started again whenever it ends."""
 
     command: list[str]
+    """A module's name, and its arguments."""
     environment: dict[str, str]
     folder: Path
     starts: list[float] = field(default_factory=list)
     exits: list[int] = field(default_factory=list)
     """How it ended each time, but for the end of the plan: -9 for SIGKILL."""
-    _running: asyncio.subprocess.Process | None = None
+    _running: BaseProcess | None = None
     _keeper: asyncio.Task[None] | None = None
 
     @property
@@ -66,15 +67,15 @@ class Process:
 
     async def _spawn(self) -> None:
         self.starts.append(time.monotonic())
-        with self.log.open("ab") as log:
-            self._running = await asyncio.create_subprocess_exec(
-                *self.command, env=self.environment, cwd=self.folder, stdout=log, stderr=log
-            )
+        self._running = FORKS.Process(
+            target=become, args=(self.command, self.environment, self.folder, self.log), daemon=True
+        )
+        self._running.start()
 
     async def _keep(self) -> None:
         while True:
             assert self._running is not None
-            self.exits.append(await self._running.wait())
+            self.exits.append(await _exit_code(self._running))
             if len(self.exits) > 1:
                 await asyncio.sleep(2.0)  # the kubelet's back-off, in short
             await self._spawn()
@@ -82,17 +83,29 @@ class Process:
     async def kill(self) -> None:
         assert self._running is not None
         before = len(self.exits)
-        with contextlib.suppress(ProcessLookupError):
-            self._running.send_signal(signal.SIGKILL)
+        self._running.kill()
         await until(lambda: len(self.exits) > before, 10, "the end of a killed operator")
 
     async def end(self) -> None:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        if self._running is not None and self._running.returncode is None:
+        if self._running is not None:
             self._running.kill()
-            await self._running.wait()
+            await _exit_code(self._running)
+
+
+async def _exit_code(process: BaseProcess) -> int:
+    """When it has ended: -9 for SIGKILL."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(process.sentinel, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(process.sentinel)
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 @dataclass
@@ -293,7 +306,17 @@ def our_operator(world: World, namespace: str, proxy: FaultProxy, folder: Path) 
         "M3_MLFLOW_TRACKING_URI": world.tracking.uri,
         "M3_PROBE_PORT": str(unused_port()),
     }
-    return Process([sys.executable, "-m", "m3_operator"], environment, folder)
+    return Process(["m3_operator"], environment, folder)
+
+
+def naive_operator(_: World, namespace: str, proxy: FaultProxy, folder: Path) -> Process:
+    """`kopf run naive_operator.py`, with more rights than it needs."""
+    port = str(unused_port())
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("M3_", "KUBE"))}
+    environment |= {"KUBECONFIG": str(kubeconfig(proxy.url, "admin", folder)), "M3_PROBE_PORT": port}
+    options = ["--standalone", f"--namespace={namespace}", f"--liveness=http://127.0.0.1:{port}/healthz"]
+    program = str(Path(__file__).with_name("naive_operator.py"))
+    return Process(["kopf", "run", *options, program], environment, folder)
 
 
 def kubeconfig(url: str, user: str, folder: Path) -> Path:
