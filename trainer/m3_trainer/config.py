@@ -335,20 +335,22 @@ class Registry(Model):
 class Workload(Model):
     """What to train: the workload part of a TrainingJob's spec, and a config file for `m3 train --config`."""
 
+    # The API server makes a map of all of an object's fields at each look at one of them, and looks at each status write, too:
+    # so no `has()` of a part that has a default, and first what is most often the end of it.
     rules = (
         Rule(
-            cel="!has(self.training) || !has(self.training.split) || has(self.data.timeColumn)",
+            cel="!has(self.training.split) || has(self.data.timeColumn)",
             message="`data.timeColumn` must be set where `training.split` is",
             check=lambda job: job.training.split is None or job.data.time_column is not None,
         ),
         Rule(
-            cel="!has(self.features) || !has(self.features.include) || !(self.data.target in self.features.include)",
+            cel="!has(self.features.include) || !(self.data.target in self.features.include)",
             message="`features.include` must not have the target: the model would be told what it has to find out",
             check=lambda job: job.data.target not in (job.features.include or ()),
         ),
         *(
             Rule(
-                cel=f"!has(self.features) || !has(self.features.include) || !has(self.data.{to_camel(name)})"
+                cel=f"!has(self.features.include) || !has(self.data.{to_camel(name)})"
                 f" || !(self.data.{to_camel(name)} in self.features.include)",
                 message=f"`features.include` must not have the column of `data.{to_camel(name)}`: it is never a feature",
                 check=lambda job, name=name: getattr(job.data, name) not in (job.features.include or ()),
@@ -356,13 +358,13 @@ class Workload(Model):
             for name in ("time_column", "customer_column")
         ),
         Rule(
-            cel="!has(self.training) || !has(self.training.split) || !has(self.training.split.excludeKnown)"
+            cel="!has(self.training.split) || !has(self.training.split.excludeKnown)"
             " || self.training.split.excludeKnown != self.data.target",
             message="`training.split.excludeKnown` must be the column of the card, not the target",
             check=lambda job: job.training.split is None or job.training.split.exclude_known != job.data.target,
         ),
         Rule(
-            cel="!has(self.evaluation) || !has(self.evaluation.metrics) || !('card_precision_at_k' in self.evaluation.metrics)"
+            cel="!('card_precision_at_k' in self.evaluation.metrics)"
             " || (has(self.data.timeColumn) && has(self.data.customerColumn))",
             message="`data.timeColumn` and `data.customerColumn` must be set for metric `card_precision_at_k`",
             check=lambda job: (
@@ -371,7 +373,7 @@ class Workload(Model):
             ),
         ),
         Rule(
-            cel="!has(self.registry) || !has(self.registry.promotion) || self.registry.promotion.metric != 'card_precision_at_k'"
+            cel="!has(self.registry.promotion) || self.registry.promotion.metric != 'card_precision_at_k'"
             " || (has(self.data.timeColumn) && has(self.data.customerColumn))",
             message="`data.timeColumn` and `data.customerColumn` must be set to promote by `card_precision_at_k`",
             check=lambda job: (

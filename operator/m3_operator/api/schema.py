@@ -5,6 +5,7 @@ The base model and the rules that hold for one object are in `m3_trainer.schema`
 
 from __future__ import annotations
 
+import functools
 import re
 from fractions import Fraction
 from typing import Annotated, Any
@@ -76,6 +77,7 @@ LabelValue = Annotated[
 ]
 
 
+@functools.lru_cache(1024)
 def amount(quantity: str) -> Fraction:
     """The number that a quantity stands for, exactly."""
     number, unit = re.fullmatch(r"([0-9.]+)(.*)", quantity).groups()  # pyright: ignore[reportOptionalMemberAccess]
@@ -101,21 +103,16 @@ class StatusModel(Model):
 
 
 def immutable(*names: str, unless: str) -> tuple[Rule, ...]:
-    """One rule per field of `spec`: it must stay as it was created, except where the CEL text `unless` holds.
+    """One rule per field of `spec`, of those always there: it must stay as created, except where the CEL text `unless` holds.
 
     Without a Python twin: pydantic sees one object at a time, and only the API server has both.
     """
     return tuple(
         Rule(
-            cel=f"({unless}) || {_same(to_camel(name))}",
+            cel=f"self.spec.{to_camel(name)} == oldSelf.spec.{to_camel(name)} || ({unless})",
             message=f"`spec.{to_camel(name)}` must stay as it was created: make a new TrainingJob, or suspend this one "
             "before its first attempt",
             check=lambda _: True,
         )
         for name in names
     )
-
-
-def _same(name: str) -> str:
-    new, old = f"self.spec.{name}", f"oldSelf.spec.{name}"
-    return f"(has({new}) ? has({old}) && {new} == {old} : !has({old}))"

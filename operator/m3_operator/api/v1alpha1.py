@@ -263,10 +263,10 @@ class Toleration(Model):
 BYTES = ("memory", "ephemeral-storage")
 
 
-def _all_resources(cel: str) -> str:
-    """CEL: what `cel` says of each `name` in both maps; a text that is no quantity is refused elsewhere."""
+def _all_resources(of: str, cel: str) -> str:
+    """CEL: what `cel` says of each `name` of those `of` in both maps; a text that is no quantity is refused elsewhere."""
     return " && ".join(
-        f"(!has(self.{side}) || self.{side}.all(name, !isQuantity(string(self.{side}[name])) || {cel}))".replace(
+        f"(!has(self.{side}) || self.{side}.all(name, !({of}) || !isQuantity(string(self.{side}[name])) || {cel}))".replace(
             "VALUE", f"quantity(string(self.{side}[name]))"
         )
         for side in ("requests", "limits")
@@ -312,18 +312,18 @@ class ResourceRequirements(Model):
             check=_devices_are_limits,
         ),
         Rule(
-            cel=_all_resources("!name.contains('/') || VALUE.isInteger()"),
+            cel=_all_resources("name.contains('/')", "VALUE.isInteger()"),
             message="devices must be whole numbers: a container gets no part of one",
             check=lambda resources: all(value.denominator == 1 for name, value in _amounts(resources) if "/" in name),
         ),
         Rule(
-            cel=_all_resources("!(name in ['memory', 'ephemeral-storage']) || VALUE.compareTo(quantity('1Mi')) >= 0"),
+            cel=_all_resources("name in ['memory', 'ephemeral-storage']", "VALUE.compareTo(quantity('1Mi')) >= 0"),
             message="`memory` and `ephemeral-storage` must be at least 1Mi: give a unit, as 4Gi; alone it means bytes, and `m` "
             "thousandths",
             check=lambda resources: all(value >= 2**20 for name, value in _amounts(resources) if name in BYTES),
         ),
         Rule(
-            cel=_all_resources("name != 'cpu' || VALUE.compareTo(quantity('1m')) >= 0"),
+            cel=_all_resources("name == 'cpu'", "VALUE.compareTo(quantity('1m')) >= 0"),
             message="`cpu` must be at least 1m, a thousandth of a CPU: Ray gives a node without CPUs nothing to do",
             check=lambda resources: all(
                 value >= Fraction(1, 1000) for name, value in _amounts(resources) if name == "cpu"
@@ -441,7 +441,7 @@ class TrainingJobSpec(Workload):
         *Workload.rules,
         *(
             Rule(
-                cel=f"!has(self.ray) || !has(self.ray.clusterSelector) || {cel}",
+                cel=f"{cel} || !has(self.ray.clusterSelector)",
                 message=f"`{name}` must not be set with `ray.clusterSelector`: the pods of that cluster run already",
                 check=lambda spec, unset=unset: not _on_a_running_cluster(spec) or unset(spec),
             )
