@@ -1,6 +1,8 @@
 """The main job: the sample, applied as a user applies it, and everything that is promised of it."""
 
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,6 +17,7 @@ import yaml
 from e2e.kube import JOBS, SYSTEM, Job, Seen
 
 SAMPLE = Path(__file__).parents[2] / "manifests" / "samples" / "trainingjob.yaml"
+README = SAMPLE.parents[2] / "README.md"
 NAME = "fraud-rf"
 TERMINAL = {"Complete", "Failed", "ValidationFailed"}
 
@@ -106,6 +109,19 @@ def test_kubectl_get_shows_status_metric_and_model(cluster, trained, run):
     assert shown["METRIC"] == f"average_precision={run.data.metrics['average_precision']:.4f}"
     assert shown["MODEL"] == f"fraud_detector/{version}"
     assert shown["ATTEMPT"] == "1"
+
+
+def test_the_readmes_status_tells_what_is_known(cluster, trained):
+    command = next(line for line in README.read_text().splitlines() if line.startswith(".venv/bin/m3 status"))
+    typed = command.split("#")[0].split()
+    done = subprocess.run(
+        [Path(sys.executable).parent / "m3", *typed[1:], "--namespace", JOBS],
+        env=cluster.environment, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert NAME in typed
+    assert f"fraud_detector version {trained.job.status['model']['version']}" in done.stdout
+    assert "Complete" in done.stdout
 
 
 def test_describe_tells_the_story(cluster, trained):
