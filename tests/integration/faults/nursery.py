@@ -16,7 +16,7 @@ from kubernetes.aio.config import kube_config as aio_kube_config
 from kubernetes.config import kube_config
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["m3_operator.__main__", "kopf.cli"])
+FORKS.set_forkserver_preload(["m3_operator.handlers", "m3_operator.probes", "kopf.cli"])
 
 
 def become(command: list[str], environment: dict[str, str], folder: Path, log: Path) -> None:

@@ -176,20 +176,21 @@ class Stage:
         """Fill in the row; False where the fault has not struck, though nothing else went wrong."""
         begin = time.monotonic()
         async with self._set(fault) as scene:
-            try:
-                await self._judge(row, scene, workload, reference)
-                row.converged = True
-            except (NotSeen, AssertionError) as error:
-                row.note = f"{type(error).__name__}: {error}"
-                struck = not isinstance(error, NotStruck)
-            else:
-                struck = True
-            ended = [code for code in scene.process.exits if code != -9]
-            if ended:
-                row.restarts = len(ended)
-                row.note = f"{row.note} ended by itself: {ended}".strip()
+            error = await self._verdict(row, scene, workload, reference)
+            exits = [code for code in scene.process.exits if code != -9]
+            row.restarts = len(exits) or None
+        row.converged = error is None and not scene.mishaps
+        notes = [error and f"{type(error).__name__}: {error}", exits and f"ended by itself: {exits}"]
+        row.note = "; ".join(str(note) for note in [*notes, *scene.mishaps] if note)
         row.seconds = round(time.monotonic() - begin, 1)
-        return struck
+        return not isinstance(error, NotStruck)
+
+    async def _verdict(self, row: Row, scene: Scene, workload: Workload, reference: Run) -> Exception | None:
+        try:
+            await self._judge(row, scene, workload, reference)
+        except (NotSeen, AssertionError) as error:
+            return error
+        return None
 
     async def _judge(self, row: Row, scene: Scene, workload: Workload, reference: Run) -> None:
         """Raises AssertionError where the run has not come to what the reference came to."""

@@ -119,6 +119,8 @@ class Scene:
     waits: list[Wait] = field(default_factory=list)
     runs: dict[str, str] = field(default_factory=dict)
     """MLflow run of each RayJob that has started."""
+    mishaps: list[str] = field(default_factory=list)
+    """What has failed behind the stage, where nothing must."""
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -128,6 +130,7 @@ class Scene:
         space = Namespace(self.namespace, self.world.server, objects, client.CoreV1Api(self._sync_api))
         self._kuberay = FakeKubeRay(space)
         self._stagehands = asyncio.ensure_future(self._set_in_motion())
+        self._stagehands.add_done_callback(self._note_mishap)
 
     async def close(self) -> None:
         tasks = [self._stagehands, *self._tasks.values()]
@@ -135,6 +138,10 @@ class Scene:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._sync_api.close()
+
+    def _note_mishap(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.mishaps.append(f"{type(error).__name__}: {error}")
 
     # --- what a user does ---------------------------------------------------------------------------------------------
     async def create(self, **spec: Any) -> None:
@@ -217,6 +224,7 @@ class Scene:
             await self._sigterm(name)
         elif (body := self.ledger.get(RAYJOBS, name)) and _owner(body) and not await self._collect(body):
             self._tasks[name] = asyncio.ensure_future(self._start(body))
+            self._tasks[name].add_done_callback(self._note_mishap)
 
     async def _collect(self, rayjob: Object) -> bool:
         """The garbage collector's part: whether a RayJob goes because its owner is gone. It asks, as the real one does."""

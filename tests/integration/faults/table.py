@@ -90,15 +90,19 @@ def _longest(rows: list[Row], kinds: tuple[str, ...]) -> Object:
     return {"longest": max(found, default=None)}
 
 
-def write(found: Object, keep: bool) -> None:
+def head() -> Object:
+    """To be asked before anything runs: the load is part of it."""
+    return {"command": "make test-faults", "date": time.strftime("%Y-%m-%d")} | machine()
+
+
+def write(begin: Object, found: Object, keep: bool) -> None:
     """On one line, without the rows, last; and into the result file, if it is to be kept."""
-    head = {"command": "make test-faults", "date": time.strftime("%Y-%m-%d")} | machine()
-    summary = {name: value for name, value in found.items() if name not in ROWS}
+    summary = begin | {name: value for name, value in found.items() if name not in ROWS}
     if keep:
-        lines = json.dumps(head | summary, indent=2).removesuffix("\n}")
+        lines = json.dumps(summary, indent=2).removesuffix("\n}")
         tables = (f'  "{name}": [\n{_lines(found[name])}\n  ]' for name in ROWS)
         RESULT.write_text(",\n".join([lines, *tables]) + "\n}\n")
-    print(json.dumps(head | summary))
+    print(json.dumps(summary))
 
 
 def _lines(rows: list[Object]) -> str:

@@ -10,25 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import ssl
 import subprocess
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import aiohttp
 import yaml
 
 Object = dict[str, Any]
 T = TypeVar("T")
+P = ParamSpec("P")
 
 ROOT = Path(__file__).parents[3]
 JOBS, RAYJOBS = "trainingjobs", "rayjobs"
 PATHS = {JOBS: "apis/m3.dev/v1alpha1", RAYJOBS: "apis/ray.io/v1"}
+PAUSES = (0.2, 0.5, 1.0, 2.0)
+"""Seconds before each further try of a call to MLflow."""
 TICK = 0.05
 """Seconds between two looks at what is waited for; looks are at memory, not at the API server."""
 
@@ -127,6 +131,21 @@ class Api:
                         yield event["type"], event["object"]
 
 
+def patient(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Tried again where MLflow does not answer, as MLflow's own client does, which a job has: a busy server resets a
+    connection now and then, and that is not what the plans are about."""
+
+    @functools.wraps(call)
+    async def tried_again(*args: P.args, **options: P.kwargs) -> T:
+        for pause in PAUSES:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                return await call(*args, **options)
+            await asyncio.sleep(pause)
+        return await call(*args, **options)
+
+    return tried_again
+
+
 class Tracking:
     """MLflow as a job uses it: its run is got or created by (uid, attempt)."""
 
@@ -137,18 +156,25 @@ class Tracking:
 
     async def _ask(self, path: str, **body: Any) -> Object:
         async with self._session.post(f"{self.uri}/api/2.0/mlflow/{path}", json=body) as answer:
-            assert answer.status == 200, f"{path}: {answer.status} {await answer.text()}"
-            return await answer.json()
+            text = await answer.text()
+            if answer.status >= 500:
+                answer.raise_for_status()
+            assert answer.status == 200, f"{path}: {answer.status} {text}"
+            return json.loads(text)
 
-    async def experiment(self, name: str) -> str:
+    async def _experiment(self, name: str) -> str:
         if name not in self._experiments:
-            self._experiments[name] = (await self._ask("experiments/create", name=name))["experiment_id"]
+            there = await self._ask("experiments/search", filter=f"name = '{name}'", max_results=1)
+            found = there.get("experiments") or [await self._ask("experiments/create", name=name)]
+            self._experiments[name] = found[0]["experiment_id"]
         return self._experiments[name]
 
+    @patient
     async def runs(self, experiment: str) -> list[Object]:
-        query = {"experiment_ids": [await self.experiment(experiment)], "order_by": ["attributes.start_time ASC"]}
+        query = {"experiment_ids": [await self._experiment(experiment)], "order_by": ["attributes.start_time ASC"]}
         return (await self._ask("runs/search", **query, max_results=100)).get("runs", [])
 
+    @patient
     async def start(self, experiment: str, tags: dict[str, str]) -> str:
         """Get or create the run of a job's attempt; its id."""
         for run in await self.runs(experiment):
@@ -157,12 +183,13 @@ class Tracking:
                 return run["info"]["run_id"]
         made = await self._ask(
             "runs/create",
-            experiment_id=await self.experiment(experiment),
+            experiment_id=await self._experiment(experiment),
             start_time=int(time.time() * 1000),
             tags=[{"key": key, "value": value} for key, value in tags.items()],
         )
         return made["run"]["info"]["run_id"]
 
+    @patient
     async def end(self, run: str, status: str, tags: dict[str, str], **metrics: float) -> None:
         await self._ask(
             "runs/log-batch",
