@@ -508,6 +508,7 @@ class Operator:
     folder: Path
     environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
+    program: tuple[str, ...] = ("-m", "m3_operator")
 
     @property
     def log(self) -> Path:
@@ -517,7 +518,7 @@ class Operator:
         port = unused_port()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "m3_operator"],
+                [sys.executable, *self.program],
                 env=self.environment | {"M3_PROBE_PORT": str(port)},
                 cwd=self.folder,
                 stdout=log,
