@@ -64,15 +64,15 @@ class Controller:
 
     # --- what is seen -------------------------------------------------------------------------------------------------
     def job_seen(self, body: Object) -> None:
-        key = key_of(body)
+        key, version = key_of(body), body["metadata"]["resourceVersion"]
         if is_at_rest(body) and not has_time_to_live(body):
-            self._world.jobs.drop(key)
+            self._world.jobs.drop(key, version)
             return
-        if self._world.jobs.put(key, slim(body), body["metadata"]["resourceVersion"]):
+        if self._world.jobs.put(key, slim(body), version):
             self._queue.add(key, urgent=is_new(body))
 
     def job_gone(self, body: Object) -> None:
-        self._world.jobs.drop(key_of(body))
+        self._world.jobs.drop(key_of(body), body["metadata"]["resourceVersion"])
 
     def rayjob_seen(self, body: Object) -> None:
         child = observe(body)
@@ -84,7 +84,7 @@ class Controller:
     def rayjob_gone(self, body: Object) -> None:
         """Deleted, or labelled as settled: a watch with a label selector tells both alike."""
         child = observe(body)
-        self._world.children.drop(Key(child.namespace, child.name))
+        self._world.children.drop(Key(child.namespace, child.name), child.resource_version)
         if not child.is_settled:
             self._queue.add(Key(child.namespace, child.job))
 

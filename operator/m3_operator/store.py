@@ -25,11 +25,16 @@ class _Entry(Generic[ItemT]):
     item: ItemT
 
 
+REMEMBERED = 1000
+"""So many of the objects that are gone are known to be gone, the last ones."""
+
+
 class Store(Generic[ItemT]):
-    """Never goes back in time: what is older than what is held is not taken."""
+    """Never goes back in time: what is older than what is held, or than the end of what was held, is not taken."""
 
     def __init__(self) -> None:
         self._entries: dict[Key, _Entry[ItemT]] = {}
+        self._gone: dict[Key, int] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -45,13 +50,20 @@ class Store(Generic[ItemT]):
         """Hold `item`; False where it is held already, or something newer is: no news."""
         version = number(resource_version)
         held = self._entries.get(key)
-        if held is not None and held.version >= version > 0:
+        newest = max(held.version if held else 0, self._gone.get(key, 0))
+        if newest >= version > 0:
             return False
         self._entries[key] = _Entry(version, item)
         return True
 
-    def drop(self, key: Key) -> None:
+    def drop(self, key: Key, resource_version: str = "0") -> None:
+        """Forget an object. Where it is known to be gone since `resource_version`, news of before that come late: an event
+        that a stale API server tells again must not bring it back to life."""
         self._entries.pop(key, None)
+        if version := number(resource_version):
+            self._gone[key] = max(version, self._gone.pop(key, 0))  # as the last one
+            if len(self._gone) > REMEMBERED:
+                del self._gone[next(iter(self._gone))]
 
     def replace(self, items: Iterable[tuple[Key, ItemT, str]], resource_version: str) -> None:
         """Take a list that was made at `resource_version`: what is not in it, and not newer than it, is gone."""
@@ -59,7 +71,7 @@ class Store(Generic[ItemT]):
         present = {key for key, _, _ in listed}
         version = number(resource_version)
         for key in [key for key, entry in self._entries.items() if key not in present and entry.version <= version]:
-            self.drop(key)
+            self.drop(key, resource_version)
         for key, item, item_version in listed:
             self.put(key, item, item_version)
 

@@ -12,7 +12,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--workload", action="append", default=[], help="play only this workload's plans; may be repeated")
     group.addoption("--kind", action="append", default=[], help="play only faults of this kind; may be repeated")
     group.addoption("--only-failed", action="store_true", help="play only what has not converged in the result file")
-    group.addoption("--workers", type=int, default=24, help="plans at a time: an operator mostly waits")
+    group.addoption("--workers", type=int, default=48, help="plans at a time: an operator mostly waits")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The newest state that was seen, whoever saw it."""
 
-from m3_operator.store import Key, Store, number
+from m3_operator.store import REMEMBERED, Key, Store, number
 
 A, B, C = (Key("shop", name) for name in "abc")
 
@@ -50,6 +50,36 @@ def test_dropping_twice_is_no_fault():
     store.drop(A)
     store.drop(A)
     assert (len(store), store.get(A)) == (0, None)
+
+
+def test_what_is_gone_is_not_brought_back_by_late_news():
+    store = Store()
+    store.put(A, "a", "5")
+    store.drop(A, "9")
+    assert not store.put(A, "late", "7")
+    assert store.put(A, "made again", "10")
+
+
+def test_what_a_list_has_shown_to_be_gone_is_gone_too():
+    store = Store()
+    store.put(A, "a", "5")
+    store.replace([], "9")
+    assert not store.put(A, "late", "7")
+
+
+def test_only_the_last_of_what_is_gone_is_remembered():
+    store = Store()
+    keys = [Key("shop", str(number)) for number in range(REMEMBERED + 1)]
+    for key in keys:
+        store.drop(key, "9")
+    assert [store.put(key, "late", "7") for key in (keys[0], keys[1])] == [True, False]
+
+
+def test_what_was_dropped_without_being_gone_may_come_again():
+    store = Store()
+    store.put(A, "a", "5")
+    store.drop(A)
+    assert store.put(A, "a", "5")
 
 
 def test_an_opaque_version_counts_as_the_oldest():
