@@ -48,7 +48,7 @@ test-e2e: .venv/.dev cluster-up ## the main job on the real cluster
 	@eval "$$($(CLUSTER) env)" && $(PYTEST) tests/e2e
 
 .PHONY: test-faults
-test-faults: .venv/.dev ## every fault plan, beside a naive operator's -> benchmarks/results/faults.json (30 min; ARGS='--workload=retry --kind=drop' for some)
+test-faults: .venv/.dev ## every fault plan, beside a naive operator's -> benchmarks/results/faults.json (20 min; ARGS='--workload=retry --kind=drop' for some)
 	@tests/cluster/tools.sh kube-apiserver etcd kubectl helm
 	@$(PYTEST) tests/integration/faults/every_plan.py -s $(ARGS)
 
