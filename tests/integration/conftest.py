@@ -136,11 +136,15 @@ class ApiServer:
         return found
 
     def operators_requests(self) -> Iterator[Object]:
-        """What all operators have asked until now, as the audit log tells it."""
+        """What all operators have asked until now."""
+        return self.requests_of(OPERATOR_UID)
+
+    def requests_of(self, uid: str) -> Iterator[Object]:
+        """What a user has asked until now, as the audit log tells it."""
         for log in self.folder.glob("audit*.log"):
             with log.open() as lines:
                 entries = (json.loads(line) for line in lines if line.endswith("\n"))
-                yield from (entry for entry in entries if entry["user"]["uid"] == OPERATOR_UID)
+                yield from (entry for entry in entries if entry["user"]["uid"] == uid)
 
 
 @pytest.fixture(scope="session")

@@ -225,10 +225,10 @@ class Kube:
         is_away = False
         while True:
             try:
-                job = self.job(namespace, name)
+                job, present = self._look(namespace, name)
                 answered, is_away = time.monotonic(), False
                 yield job
-                yield from self._changes(namespace, job, end)
+                yield from self._changes(namespace, name, present, end)
             except ClusterUnavailable:
                 if answered is None or time.monotonic() - answered > PATIENCE_SECONDS:
                     raise
@@ -239,26 +239,36 @@ class Kube:
             if end is not None and time.monotonic() >= end:
                 return
 
-    def _changes(self, namespace: str, job: Object, end: float | None) -> Iterator[Object]:
+    def _look(self, namespace: str, name: str) -> tuple[Object, str]:
+        """The job, and the resource version of the present.
+
+        Not the job's own version: a job that nothing has happened to for some minutes has one that the server has forgotten, and
+        a watch from there has expired before it begins.
+        """
+        with self._explained(namespace, name):
+            found = self.get(self._jobs(namespace), fieldSelector=f"metadata.name={_name(name)}")
+        job = found["items"][0] if found["items"] else self.job(namespace, name)
+        return job, found["metadata"]["resourceVersion"]
+
+    def _changes(self, namespace: str, name: str, since: str, end: float | None) -> Iterator[Object]:
         seconds = WATCH_SECONDS if end is None else min(WATCH_SECONDS, max(0.0, end - time.monotonic()))
         if seconds <= 0:
             return
-        meta = job["metadata"]
         query = {
             "watch": True,
-            "fieldSelector": f"metadata.name={meta['name']}",
-            "resourceVersion": meta["resourceVersion"],
+            "fieldSelector": f"metadata.name={name}",
+            "resourceVersion": since,
             "timeoutSeconds": max(1, round(seconds)),
         }
         # The server ends a watch in whole seconds; ours ends by the clock, so that a timeout of 0.5 s is one.
-        with self._explained(namespace, meta["name"]):
+        with self._explained(namespace, name):
             answer = self._send("GET", self._jobs(namespace), query, timeout=(self._timeout, seconds))
         for line in _lines(answer):
             event = json.loads(line)
             if event["type"] == "ERROR":  # expired: the caller starts anew
                 return
             if event["type"] == "DELETED":
-                raise NotFound(f"TrainingJob `{meta['name']}` was deleted")
+                raise NotFound(f"TrainingJob `{name}` was deleted")
             yield event["object"]
 
     @contextmanager

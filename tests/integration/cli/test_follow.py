@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -209,6 +210,22 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(m3, namespace):
     err = process.communicate(timeout=20)[1]
     assert (process.returncode, err) == (130, "stopped watching; nothing in the cluster was changed by that\n")
     assert namespace.job("job")["spec"]["suspend"] is False
+
+
+def test_a_watch_begins_at_the_present(as_user, namespace, api_server, wait_for):
+    """From the job's own version it would have expired as it begins, once that is old: a loop without a pause."""
+    namespace.create("job")
+    later = int(namespace.create("another")["metadata"]["resourceVersion"])
+    process = as_user("reader").start("wait", "job")
+    begun = wait_for(lambda: [each for each in api_server.requests_of("3") if is_watch_of(each, namespace.name)], 20)
+    process.terminate()
+    process.communicate(timeout=20)
+    asked = parse_qs(urlsplit(begun[0]["requestURI"]).query)
+    assert int(asked["resourceVersion"][0]) >= later
+
+
+def is_watch_of(request: dict, namespace: str) -> bool:
+    return request["verb"] == "watch" and request["objectRef"].get("namespace") == namespace
 
 
 # --- cancel and resume ------------------------------------------------------------------------------------------------
