@@ -6,6 +6,7 @@ the object, a write of their own per job, to be able to tell what has changed. W
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,9 @@ def register(registry: kopf.OperatorRegistry, controller: Controller, before_end
     @kopf.on.cleanup(registry=registry)
     async def end(**_: Any) -> None:
         before_end()
+        # From here on kopf closes its connections, and tells as errors that they are closed where it was still looking
+        # around: somebody would go and look why.
+        logging.getLogger("kopf").setLevel(logging.CRITICAL)
 
     @kopf.on.event(GROUP, VERSION, JOBS, registry=registry)
     async def trainingjob(event: Any, **_: Any) -> None:
