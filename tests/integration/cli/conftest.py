@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -44,9 +45,11 @@ class Cli:
         return json.loads(ended.out)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """As a terminal starts it: where these tests run in the background, Ctrl-C is ignored, and children inherit that."""
         return subprocess.Popen(
             [*M3, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=self.environment({}), cwd=self.folder,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
 
