@@ -31,7 +31,7 @@ SAMPLE = ROOT / "manifests/samples/trainingjob.yaml"
 TRAINER_RUNTIME = "manifests/base/runtimes/torch_distributed.yaml"
 UNLIMITED = 1_000_000
 MANY_WORKERS = 32
-"""As many as our operator has."""
+"""Four times as many as our operator has; what it makes of it, its metrics say, and the result repeats."""
 
 Object = dict[str, Any]
 

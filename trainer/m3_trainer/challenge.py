@@ -112,6 +112,6 @@ def settle(run: Run, promotion: Promotion, version: Version, evidence: Evidence)
     )
     if decision.promote:
         registry.give_alias(run, version, promotion.alias)
-    verdict = {"m3.promotion.decision": "Promoted" if decision.promote else "Refused"}
-    registry.tag_version(run, version, verdict | {"m3.promotion.reason": decision.reason})
+    verdict = {"m3.promotion.decision": decision.verdict, "m3.promotion.reason": decision.reason}
+    registry.tag_version(run, version, verdict)
     return decision

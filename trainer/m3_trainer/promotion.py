@@ -38,6 +38,10 @@ class Decision:
     reason: PromotionReason
     message: str
 
+    @property
+    def verdict(self) -> Literal["Promoted", "Refused"]:
+        return "Promoted" if self.promote else "Refused"
+
 
 def decide(
     *,

@@ -159,8 +159,12 @@ def _promote(workload: Workload, run: Run, test: challenge.Test, version: regist
     if run.origin.uid:
         return None
     decision = challenge.settle(run, wish, version, evidence)
-    verdict = "Promoted" if decision.promote else "Refused"
-    return {"alias": wish.alias, "decision": verdict, "reason": decision.reason, "message": decision.message}
+    return {
+        "alias": wish.alias,
+        "decision": decision.verdict,
+        "reason": decision.reason,
+        "message": decision.message,
+    }
 
 
 def prepare(workload: Workload) -> Prepared:
