@@ -186,10 +186,13 @@ class Stage:
         return not isinstance(error, NotStruck)
 
     async def _verdict(self, row: Row, scene: Scene, workload: Workload, reference: Run) -> Exception | None:
+        """What was waited for in vain says little by itself: a second RayJob may have put its word over the first one's."""
         try:
             await self._judge(row, scene, workload, reference)
-        except (NotSeen, AssertionError) as error:
+        except AssertionError as error:
             return error
+        except NotSeen as error:
+            return type(error)("; ".join([str(error), *one_each(await self._outcome(scene))]))
         return None
 
     async def _judge(self, row: Row, scene: Scene, workload: Workload, reference: Run) -> None:
