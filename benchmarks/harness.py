@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
+import random
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -13,7 +17,18 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
+PORTS = itertools.cycle(random.sample(range(20_000, 32_000), 12_000))
 VERSIONS = ("mlflow", "numpy", "pandas", "ray", "scikit-learn", "skops")
+
+
+def unused_port() -> int:
+    """A port that nobody listens on, and not the same one soon again. None that the kernel gives to connections: of those, one
+    is taken now and then between this look and the server's bind."""
+    for port in PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("0.0.0.0", port))
+            return port
+    raise AssertionError("PORTS has no end")
 
 
 def machine() -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What several suites need."""
 
-import socket
 import sys
 import threading
 import time
@@ -25,10 +24,3 @@ def wait_until(condition: Callable[[], object], seconds: float, say: Callable[[]
     while not condition():
         assert time.monotonic() < deadline, f"not so after {seconds} s: {say()}"
         pause.wait(0.05)
-
-
-def unused_port() -> int:
-    """A port of the loopback address that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from harness import ROOT
+from harness import ROOT, unused_port
 
 TOOLS = ROOT / "tests/cluster/tools.sh"
 HELPERS = ("kube-apiserver", "etcd", "kubectl", "helm", "trainer-controller-manager")
@@ -53,12 +52,6 @@ def wait_for(what: Callable[[], Any], timeout: float, reason: str = "", every: f
             raise TimeoutError(f"not within {timeout:g} s: {reason}")
         pause.wait(every)
     return value
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def build_tools() -> Path:

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from apiserver import KUBERNETES_VERSION, USERS, ApiServer, module, unused_port
+from apiserver import KUBERNETES_VERSION, USERS, ApiServer, module
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from harness import ROOT
+from harness import ROOT, unused_port
 from load import JOBSETS, RAYJOBS, TRAININGJOBS, TRAINJOBS, Resource
 from process import Program
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apiserver import unused_port
+from harness import unused_port
 from process import Program
 
 

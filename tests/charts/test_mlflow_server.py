@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import unused_port, wait_until
+from harness import unused_port
+from support import wait_until
 
 VALUES = {
     "ingress": {"enabled": True, "host": "ml.example.org", "tlsSecretName": "cert"},

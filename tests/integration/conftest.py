@@ -28,8 +28,8 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from harness import unused_port
 from kubernetes import client
-from support import unused_port
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tests" / "cluster" / "tools.sh"

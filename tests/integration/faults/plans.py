@@ -189,10 +189,10 @@ class Stage:
         """What was waited for in vain says little by itself: a second RayJob may have put its word over the first one's."""
         try:
             await self._judge(row, scene, workload, reference)
-        except AssertionError as error:
-            return error
         except NotSeen as error:
             return type(error)("; ".join([str(error), *one_each(await self._outcome(scene))]))
+        except AssertionError as error:
+            return error
         return None
 
     async def _judge(self, row: Row, scene: Scene, workload: Workload, reference: Run) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness import unused_port
 from integration.conftest import FakeKubeRay, Namespace
 from integration.fault_proxy import FaultProxy
 from integration.faults.nursery import FORKS, become
@@ -288,7 +287,6 @@ class Scene:
 
 KUBERAY_TAKES = 0.5
 TICK_OF_OTHERS = 0.05
-PORTS = itertools.cycle(range(20000, 30000))
 
 
 def _owner(rayjob: Object) -> str:
@@ -305,16 +303,6 @@ def operator_id(namespace: str) -> str:
     return f"{namespace}/m3"
 
 
-def probe_port() -> int:
-    """Each operator's own until the end, though it is not bound while the operator is dead: no port that the kernel gives to
-    connections, of which hundreds are made meanwhile."""
-    for port in PORTS:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("0.0.0.0", port))
-            return port
-    raise AssertionError("no port is left")
-
-
 def our_operator(world: World, namespace: str, proxy: FaultProxy, folder: Path) -> Process:
     """`python -m m3_operator` with the chart's rights and its default settings, led through the proxy."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("M3_", "KUBE"))}
@@ -324,14 +312,14 @@ def our_operator(world: World, namespace: str, proxy: FaultProxy, folder: Path) 
         "M3_NAMESPACE": "m3-system",
         "M3_OPERATOR_ID": operator_id(namespace),
         "M3_MLFLOW_TRACKING_URI": world.tracking.uri,
-        "M3_PROBE_PORT": str(probe_port()),
+        "M3_PROBE_PORT": str(unused_port()),
     }
     return Process(["m3_operator"], environment, folder)
 
 
 def naive_operator(_: World, namespace: str, proxy: FaultProxy, folder: Path) -> Process:
     """`kopf run naive_operator.py`, with more rights than it needs."""
-    port = str(probe_port())
+    port = str(unused_port())
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("M3_", "KUBE"))}
     environment |= {"KUBECONFIG": str(kubeconfig(proxy.url, "admin", folder)), "M3_PROBE_PORT": port}
     options = ["--standalone", f"--namespace={namespace}", f"--liveness=http://127.0.0.1:{port}/healthz"]

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
+from harness import unused_port
 from jobs import Job
-from support import M3, Ended, unused_port, wait_until
+from support import M3, Ended, wait_until
 
 from m3_trainer.cli.main import main
 

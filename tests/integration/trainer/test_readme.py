@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import unused_port, wait_until
+from harness import unused_port
+from support import wait_until
 
 ROOT = Path(__file__).parents[3]
 BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

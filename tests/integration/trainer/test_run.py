@@ -10,7 +10,8 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-from support import M3, unused_port
+from harness import unused_port
+from support import M3
 
 HANDBOOK = Path(__file__).parents[4] / "shared/data/transactions.parquet"
 
