@@ -44,13 +44,16 @@ async def _start(client: Client, namespace: str, name: str) -> None:
 @contextlib.asynccontextmanager
 async def running(client: Client, namespace: str) -> AsyncIterator[None]:
     """Starts every RayJob of the namespace that is made from now on."""
-    version = await client.version(RAYJOBS, namespace)
+    first = await client.version(RAYJOBS, namespace)
 
     async def watch(group: asyncio.TaskGroup) -> None:
-        async for line in client.watch(RAYJOBS, namespace, version):
-            if line.startswith(b'{"type":"ADDED"'):
-                name = json.loads(line)["object"]["metadata"]["name"]
-                group.create_task(_start(client, namespace, name))
+        version = first
+        while True:  # the API server ends the watch of whoever is slow, without a word
+            async for line in client.watch(RAYJOBS, namespace, version):
+                event = json.loads(line)
+                version = event["object"]["metadata"]["resourceVersion"]
+                if event["type"] == "ADDED":
+                    group.create_task(_start(client, namespace, event["object"]["metadata"]["name"]))
 
     async def work() -> None:
         async with asyncio.TaskGroup() as group:
