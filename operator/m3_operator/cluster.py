@@ -25,6 +25,7 @@ from m3_operator.store import number
 
 RAY_GROUP, RAY_VERSION = "ray.io", "v1"
 JOBS, RAYJOBS = "trainingjobs", "rayjobs"
+CRDS = {JOBS: f"{JOBS}.{GROUP}", RAYJOBS: f"{RAYJOBS}.{RAY_GROUP}"}
 TIMEOUT = 10.0
 """Seconds for one request. A line that was cut silently holds a worker, and the resync, no longer than that."""
 SHORT = 3.0
@@ -74,15 +75,6 @@ class Cluster:
         if self._client is not None:
             await self._client.close()
 
-    async def lacks(self) -> list[str]:
-        """Names of the CustomResourceDefinitions that the operator cannot do without and that are not there."""
-        wanted = ((GROUP, VERSION, JOBS), (RAY_GROUP, RAY_VERSION, RAYJOBS))
-        return [
-            f"{plural}.{group}/{version}"
-            for group, version, plural in wanted
-            if await self._ask("GET", f"/apis/{group}/{version}", ("get", "apis")) is None
-        ]
-
     # reading
     async def unsettled_jobs(self) -> Listing:
         return await self._list(_jobs, JOBS, fieldSelector="status.settled!=true")
@@ -110,9 +102,11 @@ class Cluster:
 
     async def _list(self, path: Callable[[str | None], str], plural: str, **selectors: str) -> Listing:
         places: tuple[str | None, ...] = (None,) if self._settings.clusterwide else self._settings.watch_namespaces
-        return _listing(
-            [await self._present("GET", path(place), ("list", plural), query=selectors) for place in places]
-        )
+        answers = [await self._ask("GET", path(place), ("list", plural), query=selectors) for place in places]
+        found = [answer for answer in answers if answer is not None]
+        if len(found) < len(places):
+            raise Refused(f"CustomResourceDefinition {CRDS[plural]} must be installed", NOT_FOUND)
+        return _listing(found)
 
     # writing
     async def create_rayjob(self, body: Object) -> Object:

@@ -1,10 +1,16 @@
 """The operator dies, events are lost, names are taken: in the end there is one RayJob per attempt, and the status is true."""
 
+import asyncio
 import socket
 import urllib.request
 
 import pytest
 from kubernetes import client
+
+from m3_operator import cluster
+from m3_operator.errors import Refused
+from m3_operator.metrics import Metrics
+from m3_operator.settings import Settings
 
 at_work = pytest.mark.usefixtures("operator")
 
@@ -153,8 +159,7 @@ def test_a_bad_setting_is_named(make_operator):
     assert operator.log.read_text() == "M3_RESYNC_SECONDS must be a number from 0.1 to 30, is 'soon'\n"
 
 
-def test_the_operator_waits_for_kuberays_crds(make_operator, namespace, wait_for):
-    """Charts are installed in any order. Seen from a user who may not even ask: nothing is served there."""
+def test_the_operator_waits_for_the_api_server(make_operator, namespace, wait_for):
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         kubeconfig = namespace.server.kubeconfig("operator").read_text()
@@ -163,6 +168,25 @@ def test_the_operator_waits_for_kuberays_crds(make_operator, namespace, wait_for
         operator = make_operator(KUBECONFIG=str(elsewhere)).start()
         wait_for(lambda: "waits for the Kubernetes API" in operator.log.read_text(), 10)
         operator.stop()
+
+
+def test_without_kuberay_the_operator_says_what_must_be_installed(namespace, monkeypatch):
+    """Charts are installed in any order."""
+    # not KUBECONFIG, which the client has read when it was imported
+    kubeconfig = str(namespace.server.kubeconfig("operator"))
+    monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", kubeconfig)
+    monkeypatch.setattr(cluster, "RAY_VERSION", "v9")  # the API server answers as it does where the kind is not there
+
+    async def ask():
+        kubernetes = cluster.Cluster(Settings(watch_namespaces=(namespace.name,)), Metrics())
+        await kubernetes.open()
+        try:
+            await kubernetes.unsettled_rayjobs()
+        finally:
+            await kubernetes.close()
+
+    with pytest.raises(Refused, match=r"^CustomResourceDefinition rayjobs\.ray\.io must be installed$"):
+        asyncio.run(ask())
 
 
 @at_work
