@@ -24,19 +24,21 @@ from m3_operator.metrics import Metrics
 from m3_operator.mlflow_run import NoRun, RegisteredModel, Run
 from m3_operator.pod_status import Diagnosis, memory_kill
 from m3_operator.rayjob_status import Child, Failure, Stage, observe, refused_by_kubernetes
-from m3_operator.reconcile import attempt_to_look_at, reconcile, refuse, wants_pods, wants_run
+from m3_operator.reconcile import attempt_to_look_at, reconcile, refuse, wants_nothing, wants_pods, wants_run
 from m3_operator.resources import names
 from m3_operator.resync import Resync
 from m3_operator.settings import Settings
 from m3_operator.store import Key
 from m3_operator.tracking import Tracking
 from m3_operator.workqueue import PATIENCE, Workqueue
-from m3_operator.world import Reading, World, has_time_to_live, is_at_rest, is_new, key_of, read, slim
+from m3_operator.world import Facts, Reading, Subject, World, has_time_to_live, is_at_rest, is_new, key_of, read, slim
 
 logger = logging.getLogger(__name__)
 
 WORKERS = 8
 """Jobs at a time: each mostly waits for the API server, and more would only wait there instead of here, before all others."""
+LISTED_PER_SECOND = 500
+"""From 5,000 unsettled jobs on the resync comes less often: a list of 10,000, with their RayJobs, is 80 MB."""
 HEARTBEAT = Key("", "heartbeat")
 """A key of no job: goes through the queue at each resync, and so shows that the queue moves."""
 
@@ -58,6 +60,8 @@ class Controller:
         self._metrics = metrics
         self._clock = clock
         self._world = World()
+        self._idle: dict[Key, tuple[Subject, Facts]] = {}
+        """Jobs that needed nothing when they were last looked at, and what was known of them then."""
         self._resync = Resync(settings, cluster, tracking, metrics, self._world, clock)
         self._queue: Workqueue[Key] = Workqueue(self._attend)
         metrics.watch(self._queue)
@@ -102,7 +106,7 @@ class Controller:
 
     async def _resync_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.resync_seconds)
+            await asyncio.sleep(max(self._settings.resync_seconds, len(self._world.jobs) / LISTED_PER_SECOND))
             try:
                 await self.resync()
             except ClusterError as error:
@@ -117,10 +121,13 @@ class Controller:
         self._wake_all()
 
     def _wake_all(self) -> None:
+        self._idle = {key: known for key, known in self._idle.items() if self._world.facts(known[0]) == known[1]}
         for key, body in self._world.jobs:
-            self._queue.add(key, urgent=is_new(body))
+            if key not in self._idle:
+                self._queue.add(key, urgent=is_new(body))
         for key, child in self._world.children:
-            self._queue.add(Key(key.namespace, child.job))
+            if self._world.jobs.get(job := Key(key.namespace, child.job)) is None:
+                self._queue.add(job)
 
     # --- one job ------------------------------------------------------------------------------------------------------
     async def _attend(self, key: Key) -> float | None:
@@ -148,7 +155,18 @@ class Controller:
             # Whoever waits for a RayJob goes first. What is to be written about this one follows from its being there.
             return PATIENCE
         await self._write(key, body, plan)
+        self._note(key, reading, observed, plan)
         return plan.requeue_after
+
+    def _note(self, key: Key, reading: Reading, observed: Observed, plan: Plan) -> None:
+        """Whether the resync may leave this job alone until it learns something new of it."""
+        self._idle.pop(key, None)
+        is_held = self._world.jobs.get(key) is not None
+        if is_held and plan.is_idle and wants_nothing(reading.meta, reading.status, observed.child):
+            number = attempt_to_look_at(reading.status)
+            child = Key(key.namespace, names.rayjob(reading.meta, number))
+            subject = Subject(key, reading.meta.uid, number, child)
+            self._idle[key] = (subject, self._world.facts(subject))
 
     # gather
     async def _gather(self, reading: Reading) -> Observed:

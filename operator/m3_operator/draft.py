@@ -97,6 +97,11 @@ class Plan:
     requeue_after: float | None = None
     """Seconds until time itself changes what is to be done."""
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do but to wait."""
+        return self == Plan(requeue_after=self.requeue_after)
+
 
 def is_finished(conditions: tuple[Condition, ...]) -> bool:
     return is_true(conditions, ConditionType.COMPLETE) or is_true(conditions, ConditionType.FAILED)

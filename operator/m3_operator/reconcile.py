@@ -94,6 +94,13 @@ def wants_pods(status: TrainingJobStatus | None, child: Child | None) -> bool:
     return (child.stage is Stage.FAILED and not child.is_explained) or _head_was_replaced(_newest(status), child)
 
 
+def wants_nothing(meta: ObjectMeta, status: TrainingJobStatus | None, child: Child | None) -> bool:
+    """Whether what the watches and the resync tell is all that a decision needs."""
+    is_ours = child is None or child.owner_uid == meta.uid
+    is_there = child is not None or not is_recorded(status)
+    return is_ours and is_there and not wants_run(status, child) and not wants_pods(status, child)
+
+
 def _newest(status: TrainingJobStatus | None) -> Attempt | None:
     return status.attempts[-1] if status and is_recorded(status) else None
 

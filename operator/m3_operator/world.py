@@ -18,6 +18,27 @@ from m3_trainer.schema import explain
 Object = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A job with what its attempt is known by."""
+
+    job: Key
+    uid: str
+    attempt: int
+    child: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that bears on a job apart from time: where nothing of it has changed, another look finds what the last one did."""
+
+    job: str | None
+    child: str | None
+    run: Run | None
+    diagnosis: Diagnosis | None
+    tracking_answers: bool
+
+
 @dataclass
 class World:
     """The newest that was seen of everything that can still change."""
@@ -30,6 +51,16 @@ class World:
     """Why the pods of a job do not start, by the job's uid."""
     tracking_answers: bool = True
     """Whether MLflow answered when it was last asked."""
+
+    def facts(self, subject: Subject) -> Facts:
+        body, child = self.jobs.get(subject.job), self.children.get(subject.child)
+        return Facts(
+            job=body["metadata"]["resourceVersion"] if body else None,
+            child=child.resource_version if child else None,
+            run=self.runs.get((subject.uid, subject.attempt)),
+            diagnosis=self.diagnoses.get(subject.uid),
+            tracking_answers=self.tracking_answers,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -427,6 +427,9 @@ class Mlflow:
         )
         return run_id
 
+    def progress(self, run_id: str, percentage: int) -> None:
+        self._post("runs/set-tag", run_id=run_id, key="m3.progress.percentage", value=str(percentage))
+
     def finish(self, run_id: str) -> None:
         self._post("runs/update", run_id=run_id, status="FINISHED", end_time=int(time.time() * 1000))
 

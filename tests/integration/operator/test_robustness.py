@@ -132,6 +132,27 @@ def test_a_settled_job_costs_nothing(make_operator, namespace, kuberay, mlflow, 
     assert operator.metric("m3_reconcile_duration_seconds_count") == 0
 
 
+def test_a_tick_looks_again_only_at_a_job_of_which_something_is_new(
+    make_operator, namespace, kuberay, mlflow, wait_for
+):
+    operator = make_operator(M3_MLFLOW_TRACKING_URI=mlflow.uri, M3_RESYNC_SECONDS="0.5").start()
+    job = namespace.create("fraud-rf")
+    kuberay.start(namespace.wait_for_rayjob(job))
+    run = mlflow.train(job, version=None, percentage=40)
+    wait_for(lambda: (namespace.status("fraud-rf").get("progress") or {}).get("percentage") == 40, 10)
+
+    def ticks(number):
+        asked = operator.metric("m3_kubernetes_requests_total")
+        wait_for(lambda: operator.metric("m3_kubernetes_requests_total") >= asked + 2 * number, 15, every=0.2)
+
+    ticks(2)  # whatever the write has woken is over
+    looks = operator.metric("m3_reconcile_duration_seconds_count")
+    ticks(4)
+    assert operator.metric("m3_reconcile_duration_seconds_count") == looks
+    mlflow.progress(run, 70)
+    wait_for(lambda: namespace.status("fraud-rf")["progress"]["percentage"] == 70, 10)
+
+
 def test_three_requests_make_a_running_job(operator, namespace, kuberay):
     operator.wait_for_first_look()
     kuberay.start(namespace.wait_for_rayjob(namespace.create("fraud-rf")))

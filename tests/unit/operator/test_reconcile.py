@@ -8,7 +8,7 @@ from m3_operator.draft import AliasMove, Observed, Verdict, merge_patch
 from m3_operator.mlflow_run import NoRun, RegisteredModel
 from m3_operator.pod_status import Diagnosis
 from m3_operator.rayjob_status import Failure
-from m3_operator.reconcile import attempt_to_look_at, reconcile, refuse, wants_pods, wants_run
+from m3_operator.reconcile import attempt_to_look_at, reconcile, refuse, wants_nothing, wants_pods, wants_run
 from m3_trainer.promotion import Evidence
 
 USER_ERROR = 'M3_ERROR {"reason": "InvalidData", "type": "DataError", "message": "must have rows", "retriable": false}'
@@ -565,6 +565,26 @@ class TestWhatToLookAt:
     def test_pods(self, make, child, wanted):
         deployment, job, more = child
         assert wants_pods(TrainingJobStatus.parse(ON_HEAD_A), make.child(deployment, job, **more)) is wanted
+
+    @pytest.mark.parametrize(
+        ("status", "child", "nothing"),
+        [
+            ({}, None, True),
+            (RUNNING, ("Running", "RUNNING", {}), True),
+            (RUNNING, ("Complete", "SUCCEEDED", {}), False),
+            (RUNNING, None, False),
+            (ON_HEAD_A, ("Failed", "FAILED", {"reason": "AppFailed", "message": "Killed"}), False),
+        ],
+        ids=["new", "runs", "has ended", "lost", "crashed"],
+    )
+    def test_nothing_beyond_what_the_watches_tell(self, make, status, child, nothing):
+        found = make.child(child[0], child[1], **child[2]) if child else None
+        meta = ObjectMeta(uid=found.owner_uid if found else "")
+        assert wants_nothing(meta, TrainingJobStatus.parse(status), found) is nothing
+
+    def test_a_rayjob_of_somebody_else_is_always_looked_at(self, make):
+        child = make.child("Running", "RUNNING")
+        assert not wants_nothing(ObjectMeta(uid="another"), TrainingJobStatus.parse({}), child)
 
 
 @pytest.mark.parametrize(
