@@ -59,4 +59,8 @@ RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends libgomp
 USER 1000:1000
 COPY --from=trainer-dependencies /opt/m3 /opt/m3
 COPY --from=code /code /
+# Last: another commit of the same code makes no new layer. It becomes the lineage of every model.
+ARG GIT_COMMIT=""
+ENV M3_GIT_COMMIT=$GIT_COMMIT
+LABEL org.opencontainers.image.revision=$GIT_COMMIT
 CMD ["m3", "--help"]

@@ -86,6 +86,10 @@ lock: .venv/.uv ## write the hashed locks from pyproject.toml
 bench-overhead: .venv/.dev ## m3 run of the sample against the same training as a bare scikit-learn script
 	@$(BIN)/python benchmarks/overhead.py
 
+.PHONY: bench-logging
+bench-logging: .venv/.dev ## a fitted model into MLflow and its registry: ours against MLflow's defaults
+	@$(BIN)/python benchmarks/log_and_register.py
+
 .PHONY: bench-operator
 bench-operator: .venv/.dev ## our operator beside Kubeflow Trainer and kopf's tutorial, then whole jobs beside plain RayJobs (40 min)
 	@$(BIN)/python benchmarks/operator/run.py --only throughput,start_and_rest,restart,scale,recovery

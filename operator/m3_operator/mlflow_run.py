@@ -47,6 +47,7 @@ class Run:
     rows: int | None = None
     spec_hash: str | None = None
     git_commit: str | None = None
+    image_digest: str | None = None
     evidence: Evidence | None = None
     """What the job found out about the alias that its model may take over."""
 
@@ -87,6 +88,7 @@ def parse(run: Object) -> Run:
         rows=_whole(tags.get("m3.data.rows")),
         spec_hash=tags.get("m3.spec.hash") or None,
         git_commit=tags.get("mlflow.source.git.commit") or None,
+        image_digest=tags.get("m3.image.digest") or None,
         evidence=_evidence(tags),
     )
 
@@ -119,8 +121,11 @@ def newest_by_attempt(runs: Iterable[Run]) -> dict[tuple[str, int], Run]:
 
 
 def _metrics(metrics: Iterable[Object]) -> dict[str, float]:
-    """Without NaN and infinities, which JSON has no word for."""
-    values = {str(metric["key"])[:256]: float(metric["value"]) for metric in metrics if "value" in metric}
+    """Without NaN and infinities, which JSON has no word for, and without groups: `segments/…` are details for MLflow's pages,
+    and `system/…` change at every look.
+    """
+    told = (metric for metric in metrics if "value" in metric and "/" not in metric["key"])
+    values = {str(metric["key"])[:256]: float(metric["value"]) for metric in told}
     return {name: values[name] for name in sorted(values) if math.isfinite(values[name])}
 
 

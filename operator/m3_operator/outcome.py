@@ -30,7 +30,13 @@ def note_run(draft: Draft, job: TrainingJob, run: Run) -> None:
     """Link, metrics and lineage of the attempt's run."""
     base = draft.observed.settings.ui_url
     page = f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
-    lineage = Lineage(git_commit=run.git_commit, data_digest=run.data_digest, rows=run.rows, spec_hash=run.spec_hash)
+    lineage = Lineage(
+        git_commit=run.git_commit,
+        image_digest=run.image_digest,
+        data_digest=run.data_digest,
+        rows=run.rows,
+        spec_hash=run.spec_hash,
+    )
     draft.update(
         mlflow=MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id, url=page),
         lineage=lineage if lineage.dump() else None,

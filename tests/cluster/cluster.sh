@@ -54,8 +54,9 @@ build_image() { # TARGET
   local network=()
   # Our own engine has no name server for its bridge; elsewhere the default network is right.
   ! own_engine || network=(--network host)
-  quietly "$1" docker build ${network[@]+"${network[@]}"} --target "$1" --tag "m3-$1:dev" "$root"
+  quietly "$1" docker build ${network[@]+"${network[@]}"} --build-arg "GIT_COMMIT=$(commit)" --target "$1" --tag "m3-$1:dev" "$root"
 }
+commit() { git -C "$root" describe --always --abbrev=40 --exclude='*' 2>/dev/null || true; } # none in an archive of the source
 build_images() {
   build_image operator
   build_image trainer

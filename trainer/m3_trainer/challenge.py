@@ -38,9 +38,9 @@ class Test:
         return known_rows.hashes(self.features[list(columns)], pd.Series(self.scored.target))
 
 
-def leave_rows(run: Run, features: pd.DataFrame, target: pd.Series) -> None:
-    """Keep a sample of the training rows with the run: whoever challenges this version needs it."""
-    run.log_bytes(KnownRows.of(features, target).dumps(), ROWS_FILE)
+def rows_file(features: pd.DataFrame, target: pd.Series) -> dict[str, bytes]:
+    """A sample of the training rows, to be kept with the run: whoever challenges this version needs it."""
+    return {ROWS_FILE: KnownRows.of(features, target).dumps()}
 
 
 def look(run: Run, promotion: Promotion, model_name: str, test: Test) -> Evidence:

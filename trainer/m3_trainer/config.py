@@ -264,16 +264,34 @@ class Split(Model):
     the training rows and, for the d-th test day, those with a fraud up to `delayDays` before it."""
 
 
+class Folds(Model):
+    count: Annotated[int, Field(ge=2, le=50)]
+    """Number of folds: `split` itself, and this many less one that lie before it."""
+    step_days: Annotated[int, Field(ge=1, le=3650)]
+    """Days by which each fold lies before the one after it."""
+
+
 class Training(Model):
-    rules = (at_most_one_of("test_size", "split"),)
+    rules = (
+        at_most_one_of("test_size", "split"),
+        at_most_one_of("cv_folds", "folds"),
+        Rule(
+            cel="!has(self.folds) || has(self.split)",
+            message="`split` must be set where `folds` is: the folds are that split, moved back in time",
+            check=lambda training: training.folds is None or training.split is not None,
+        ),
+    )
 
     test_size: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the rows to test on: the latest where `data.timeColumn` is set, else drawn at random with equal share of the
     classes. 0.2 where neither this nor `split` is set."""
     cv_folds: Annotated[int, Field(ge=2, le=50)] | None = None
-    """Also cross-validate on the training rows with this many folds; metrics `cv_average_precision_mean` and `_std`."""
+    """Also cross-validate on the training rows with this many folds; for each metric `cv_<metric>_mean` and `_std`."""
     split: Split | None = None
     """Train and test on periods of days instead; needs `data.timeColumn`."""
+    folds: Folds | None = None
+    """Also train and test on `split` moved back in time (prequential validation); for each metric `cv_<metric>_mean` and
+    `_std` over all of them."""
 
 
 class Evaluation(Model):
@@ -288,8 +306,9 @@ class Evaluation(Model):
     """Probability from which a row counts as positive, for precision, recall and f1."""
     top_k: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     """Cards looked at per day, for `card_precision_at_k`."""
-    segments: Columns | None = None
-    """Columns by whose values the metrics are also computed. Not by this version: a file that sets it is refused."""
+    segments: Annotated[tuple[Column, ...], Field(min_length=1, max_length=16)] | None = None
+    """Columns by whose values the metrics are also computed: the ten most frequent and all others, or five bins of equally
+    many rows where a column has more numbers or times than that."""
 
 
 class Tracking(Model):
@@ -364,6 +383,11 @@ class Workload(Model):
             check=lambda job: job.training.split is None or job.training.split.exclude_known != job.data.target,
         ),
         Rule(
+            cel="!has(self.evaluation.segments) || !(self.data.target in self.evaluation.segments)",
+            message="`evaluation.segments` must not have the target: each segment would be of one class",
+            check=lambda job: job.data.target not in (job.evaluation.segments or ()),
+        ),
+        Rule(
             cel="!('card_precision_at_k' in self.evaluation.metrics)"
             " || (has(self.data.timeColumn) && has(self.data.customerColumn))",
             message="`data.timeColumn` and `data.customerColumn` must be set for metric `card_precision_at_k`",
@@ -404,7 +428,6 @@ class Workload(Model):
         """Fields that have their place in the API before they have their work are refused, never ignored."""
         later = {
             "features.windows": self.features.windows,
-            "evaluation.segments": self.evaluation.segments,
         }
         if wanted := [f"`{name}`" for name, value in later.items() if value is not None]:
             raise ValueError(f"{', '.join(wanted)} must be left out: this version does not do it yet")

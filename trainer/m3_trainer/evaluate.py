@@ -1,4 +1,4 @@
-"""How good a model is on rows that it has not seen, and the pictures of it."""
+"""How good a model is on rows that it has not seen."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from sklearn import metrics as sk
 
 from m3_trainer.config import Evaluation
 
-SHOWN_FEATURES = 20
-
 
 @dataclass(frozen=True)
 class Scored:
@@ -23,6 +21,11 @@ class Scored:
     score: np.ndarray
     day: np.ndarray | None = None
     card: np.ndarray | None = None
+
+    def at(self, chosen: np.ndarray) -> Scored:
+        """Some of the rows, by a mask or by positions."""
+        kept = (part if part is None else part[chosen] for part in (self.target, self.score, self.day, self.card))
+        return Scored(*kept)
 
 
 def measure(rows: Scored, evaluation: Evaluation) -> dict[str, float]:
@@ -63,17 +66,3 @@ def card_precision_at_k(rows: Scored, k: int) -> float:
         precisions.append(len(caught) / k)
         found += caught.tolist()
     return float(np.mean(precisions))
-
-
-def importance_figure(importances: dict[str, float]) -> Any:
-    """A bar for each of the most important features."""
-    from matplotlib.figure import Figure
-
-    shown = list(importances.items())[:SHOWN_FEATURES][::-1]
-    figure = Figure(figsize=(7, 1 + 0.3 * len(shown)), layout="constrained")
-    axes = figure.subplots()
-    axes.barh([name for name, _ in shown], [share for _, share in shown], color="#2b6cb0")
-    axes.set_xlabel("share of importance")
-    axes.set_title("Feature importance")
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure

@@ -179,13 +179,13 @@ def probabilities(estimator: Any, features: pd.DataFrame) -> np.ndarray:
     A forest with n_jobs > 1 adds up its trees in the order in which they finish, so the last bits, and with them the ranking
     of ties, differ from run to run. Here threads share the rows, and each row's trees are added in their own order.
     """
-    serial = _serial(estimator)
+    alone = serial(estimator)
     chunks = [features.iloc[start : start + CHUNK_ROWS] for start in range(0, len(features), CHUNK_ROWS)]
     with ThreadPoolExecutor(threads()) as pool:
-        return np.concatenate(list(pool.map(lambda chunk: serial.predict_proba(chunk)[:, 1], chunks)))
+        return np.concatenate(list(pool.map(lambda chunk: alone.predict_proba(chunk)[:, 1], chunks)))
 
 
-def _serial(estimator: Any) -> Any:
+def serial(estimator: Any) -> Any:
     """The estimator with one thread: also what is stored, because one row scored by many threads takes milliseconds."""
     if "n_jobs" in estimator.get_params():
         estimator.set_params(n_jobs=1)
@@ -213,7 +213,7 @@ def untrusted_types(data: bytes) -> list[str]:
 
 def dumps(estimator: Any) -> bytes:
     """The estimator in skops' format. Raises `InvalidSpec` where it holds types that we would refuse to load again."""
-    return dumps_trusted(_serial(estimator))
+    return dumps_trusted(serial(estimator))
 
 
 def dumps_trusted(holder: Any) -> bytes:

@@ -22,6 +22,7 @@ class Origin:
     attempt: int = 1
     operator: str | None = None
     storage: str | None = None
+    ray_job: str | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Origin:
@@ -32,6 +33,7 @@ class Origin:
             attempt=int(environment.get("M3_ATTEMPT", "1")),
             operator=environment.get("M3_OPERATOR_ID"),
             storage=environment.get("M3_STORAGE"),
+            ray_job=environment.get("M3_RAY_JOB"),
         )
 
     def tags(self) -> dict[str, str]:
@@ -42,6 +44,7 @@ class Origin:
             "m3.job.uid": self.uid,
             "m3.job.attempt": str(self.attempt) if self.uid else None,
             "m3.operator": self.operator,
+            "m3.rayjob.name": self.ray_job,
         }
         return {name: value for name, value in found.items() if value}
 
@@ -50,7 +53,11 @@ class Origin:
         if not self.uid:
             return {}
         found = {"m3.job.uid": self.uid, "m3.job.attempt": str(self.attempt)}
-        return found | self.owner_tags()
+        return found | ({"m3.job.name": self.name} if self.name else {}) | self.owner_tags()
+
+    def kubectl(self) -> str | None:
+        """The command that shows the object; None on a laptop."""
+        return f"kubectl get trainingjob {self.name} --namespace {self.namespace}" if self.uid else None
 
     def owner_tags(self) -> dict[str, str]:
         """Tag of a registered model: the namespace whose jobs may move its aliases."""

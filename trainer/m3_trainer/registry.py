@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,9 +46,8 @@ def store(run: Run, estimator: Any, example: pd.DataFrame) -> str:
     import mlflow.sklearn as mlflow_sklearn
     from mlflow.models import infer_signature
 
-    models.dumps(estimator)  # refused here rather than when somebody wants to serve it
-    head = example.head(EXAMPLE_ROWS)
-    with mlflow.start_run(run_id=run.id):
+    head, estimator = example.head(EXAMPLE_ROWS), models.serial(estimator)
+    with mlflow.start_run(run_id=run.id), _refused_in_our_words(estimator):
         info = mlflow_sklearn.log_model(
             estimator,
             name="model",
@@ -58,6 +59,18 @@ def store(run: Run, estimator: Any, example: pd.DataFrame) -> str:
             pyfunc_predict_fn="predict_proba",
         )
     return info.model_uri
+
+
+@contextmanager
+def _refused_in_our_words(estimator: Any) -> Iterator[None]:
+    """MLflow refuses the types that are not on our list, too: asked before it, our own check would store a model twice."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException:
+        models.dumps(estimator)
+        raise
 
 
 def _requirements() -> list[str]:
@@ -72,15 +85,16 @@ def _version(name: str) -> str | None:
         return None
 
 
-def register(run: Run, model_uri: str, name: str) -> Version:
+def register(run: Run, model_uri: str, name: str, card: str = "", tags: Mapping[str, str] | None = None) -> Version:
     """The version of `name` for this attempt of the job: the one that is there, or a new one.
 
     An earlier attempt may have ended between its registration and the moment when its run names the version: nobody was told
-    of that version, and this one takes its place. So does a version that a repeated request has made twice.
+    of that version, and this one takes its place. So does a version that a repeated request has made twice. `card` becomes the
+    version's description, `tags` are its own beside those that lead to the job.
     """
     attempt = str(run.origin.attempt)
     own = [str(found.version) for found in _versions(run, name) if found.tags["m3.job.attempt"] == attempt]
-    version = own[0] if own else _create(run, model_uri, name)
+    version = own[0] if own else _create(run, model_uri, name, card, tags or {})
     for found in _versions(run, name):
         if str(found.version) != version and not _is_announced(run, found):
             run.client.delete_model_version(name, str(found.version))
@@ -95,7 +109,7 @@ def _versions(run: Run, name: str) -> list[ModelVersion]:
     return [version for version in found if version.name == name]
 
 
-def _create(run: Run, model_uri: str, name: str) -> str:
+def _create(run: Run, model_uri: str, name: str, card: str, tags: Mapping[str, str]) -> str:
     from mlflow.exceptions import MlflowException
 
     origin = run.origin
@@ -106,7 +120,12 @@ def _create(run: Run, model_uri: str, name: str) -> str:
             raise
     model_id = model_uri.removeprefix("models:/")
     made = run.client.create_model_version(
-        name, source=model_uri, run_id=run.id, model_id=model_id, tags=origin.version_tags()
+        name,
+        source=model_uri,
+        run_id=run.id,
+        model_id=model_id,
+        tags={**tags, **origin.version_tags()},
+        description=card or None,
     )
     return str(made.version)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,28 @@ def split(workload: Workload, frame: pd.DataFrame, target: pd.Series, times: pd.
     _check("training", parts.train, target)
     _check("test", parts.test, target)
     return parts
+
+
+def folds(
+    workload: Workload, frame: pd.DataFrame, target: pd.Series, times: pd.Series | None
+) -> list[tuple[Split, Parts]]:
+    """The split itself and those before it, `training.folds` in number, the latest first; none where the file asks for none.
+
+    Raises `DataError` where a part of one would be empty or of one class only.
+    """
+    asked, split = workload.training.folds, workload.training.split
+    if asked is None or split is None:
+        return []
+    assert times is not None  # a rule of the schema
+    known = frame[split.exclude_known] if split.exclude_known else None
+    starts = [split.train_start - timedelta(days=number * asked.step_days) for number in range(asked.count)]
+    moved = [split.model_copy(update={"train_start": start}) for start in starts]
+    found = [(each, by_periods(each, times, target, known)) for each in moved]
+    for each, parts in found:
+        fold = f" of the fold that starts on {each.train_start}"
+        _check("training", parts.train, target, fold)
+        _check("test", parts.test, target, fold)
+    return found
 
 
 def test_size(training: Training) -> float:
@@ -87,11 +110,14 @@ def _known(split: Split, day: np.ndarray, target: np.ndarray, card: np.ndarray, 
     return (first < split.train_days) | (first <= day[test] - split.delay_days - 1)
 
 
-def _check(part: str, rows: np.ndarray, target: pd.Series) -> None:
+def _check(part: str, rows: np.ndarray, target: pd.Series, fold: str = "") -> None:
     positives = int(target.to_numpy()[rows].sum())
     if len(rows) == 0:
-        raise DataError(f"training: the {part} part must hold rows, holds none; check the dates of `training.split`")
+        raise DataError(
+            f"training: the {part} part{fold} must hold rows, holds none; check the dates of `training.split`"
+        )
     if positives in (0, len(rows)):
         raise DataError(
-            f"training: the {part} part must hold rows of both classes; {positives:,} of its {len(rows):,} rows are positive"
+            f"training: the {part} part{fold} must hold rows of both classes; "
+            f"{positives:,} of its {len(rows):,} rows are positive"
         )

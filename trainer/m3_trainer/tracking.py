@@ -10,12 +10,13 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -49,7 +50,11 @@ SETTINGS = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 MAX_PARAM_LENGTH = 500
+MAX_BATCH = 800
+"""Metrics in one request: MLflow takes 1,000 of all kinds together."""
 MAX_DATASET_DIGEST = 36
+SYSTEM_METRICS_AFTER_SECONDS = 5.0
+"""A run that is over by then costs nothing: not even the monitor's import."""
 PROBES, PROBE_PAUSE_SECONDS, PROBE_TIMEOUT_SECONDS = 3, 2.0, 5.0
 
 
@@ -179,6 +184,15 @@ class Run:
     def document(self) -> dict[str, str | None]:
         return {"experimentId": self.experiment_id, "runId": self.id, "url": self.url, "trackingUri": self.tracker.uri}
 
+    def told(self) -> dict[str, str]:
+        """For readers: the run, and what asked for it."""
+        found = {
+            "MLflow run": self.url or self.id,
+            "asked for by": self.origin.kubectl(),
+            "RayJob": self.origin.ray_job,
+        }
+        return {name: value for name, value in found.items() if value}
+
     def log(
         self,
         params: Mapping[str, Any] | None = None,
@@ -188,22 +202,36 @@ class Run:
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
+        measured = [Metric(name, value, now, 0) for name, value in (metrics or {}).items()]
+        for start in range(MAX_BATCH, len(measured), MAX_BATCH):
+            self.client.log_batch(self.id, metrics=measured[start : start + MAX_BATCH])
         self.client.log_batch(
             self.id,
-            metrics=[Metric(name, value, now, 0) for name, value in (metrics or {}).items()],
+            metrics=measured[:MAX_BATCH],
             params=[Param(name, str(value)[:MAX_PARAM_LENGTH]) for name, value in (params or {}).items()],
             tags=[RunTag(name, value) for name, value in (tags or {}).items()],
         )
 
-    def log_figure(self, figure: Any, name: str) -> None:
-        self.client.log_figure(self.id, figure, name)
+    def log_files(self, files: Mapping[str, bytes]) -> None:
+        """Files of the run by their paths, as `folder/name`."""
+        with tempfile.TemporaryDirectory(prefix="m3-artifacts-") as folder:
+            for path, data in files.items():
+                local = Path(folder) / path
+                local.parent.mkdir(parents=True, exist_ok=True)
+                local.write_bytes(data)
+            self.client.log_artifacts(self.id, folder)
 
-    def log_bytes(self, data: bytes, path: str) -> None:
-        """A file of the run, at `folder/name`."""
-        with tempfile.TemporaryDirectory(prefix="m3-artifact-") as folder:
-            local = Path(folder) / Path(path).name
-            local.write_bytes(data)
-            self.client.log_artifact(self.id, str(local), str(Path(path).parent))
+    def log_child(self, name: str, start: int, end: int, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """A finished run under this one; times in milliseconds since 1970.
+
+        It is made when all of it is known, so none is left RUNNING by a job that was killed. And it has none of the tags by which
+        the operator, or the next attempt, finds the runs of jobs: they would take it for one.
+        """
+        tags = {"mlflow.parentRunId": self.id, "mlflow.source.name": "m3", **tags}
+        made = self.client.create_run(self.experiment_id, start_time=start, tags=tags, run_name=name).info
+        child = replace(self, id=made.run_id)
+        child.log(metrics=metrics)
+        self.client.set_terminated(child.id, "FINISHED", end_time=end)
 
     def log_dataset(self, uri: str, digest: str, columns: Mapping[str, str], rows: int) -> None:
         """The data as MLflow's dataset input; MLflow keeps 36 characters of a digest, the tag `m3.data.digest` all."""
@@ -232,6 +260,31 @@ class Run:
 
     def end(self, status: str) -> None:
         self.client.set_terminated(self.id, status)
+
+
+@contextmanager
+def system_metrics(run: Run) -> Iterator[None]:
+    """CPU, memory, disk and network of the machine, as MLflow's own metrics `system/…`, of a run that is not over in seconds."""
+    started: list[Any] = []
+
+    def start() -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(run.id, tracking_uri=run.tracker.uri)
+        monitor.start()
+        started.append(monitor)
+
+    timer = threading.Timer(SYSTEM_METRICS_AFTER_SECONDS, start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    # not after an error: a job that is stopped has no time for it, and the monitor ends with its run
+    timer.join()
+    for monitor in started:
+        monitor.finish()
 
 
 def without_password(uri: str) -> str:

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from m3_trainer import challenge, checkpoint, errors, evaluate, features, models, registry, tracking
+from m3_trainer import (
+    challenge,
+    checkpoint,
+    evaluate,
+    features,
+    folds,
+    importance,
+    intervals,
+    models,
+    registry,
+    segments,
+    tracking,
+)
 from m3_trainer import split as splitting
+from m3_trainer.account import Account
 from m3_trainer.config import Workload
 from m3_trainer.data import frame as frames
 from m3_trainer.data import sources
+from m3_trainer.folds import Fold, Judged
+from m3_trainer.intervals import Interval
+from m3_trainer.lineage import Code, Lineage
 from m3_trainer.origin import Origin
 from m3_trainer.progress import Progress
 from m3_trainer.tracking import Run, Tracker
@@ -41,6 +59,10 @@ class Prepared:
     test_target: pd.Series
     day: np.ndarray | None
     card: np.ndarray | None
+    segments: pd.DataFrame
+    """The columns of `evaluation.segments`, of the test rows."""
+    folds: tuple[Callable[[], Fold], ...] = ()
+    """The folds by time, each divided off when it is its turn: together they may be many times the data."""
 
     def counts(self) -> dict[str, int]:
         figures = len(self.train), self.train_target.sum(), len(self.test), self.test_target.sum()
@@ -62,6 +84,7 @@ class Result:
     run: dict[str, Any]
     model: dict[str, str]
     lineage: dict[str, Any]
+    intervals: dict[str, Interval] = field(default_factory=dict)
     promotion: dict[str, str] | None = None
     """Whether the version has got the alias; in the cluster the operator says so."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -74,18 +97,17 @@ class Result:
         """The result of a run that ended earlier, as far as MLflow keeps it."""
         data = run.client.get_run(run.id).data
         counts = {name: int(value) for name, value in data.metrics.items() if name in COUNTS}
+        bounds = intervals.from_metrics(data.metrics)
+        others = {*COUNTS, *intervals.as_metrics(bounds)}
         version = registry.Version(data.tags["m3.model.name"], data.tags["m3.model.version"])
         return cls(
-            metrics={name: value for name, value in data.metrics.items() if name not in COUNTS},
+            metrics={name: value for name, value in data.metrics.items() if name not in others and "/" not in name},
             rows=counts,
             features=data.params["features"].split(","),
             run=run.document(),
             model=version.document(),
-            lineage={
-                "dataDigest": data.tags["m3.data.digest"],
-                "rows": int(data.tags["m3.data.rows"]),
-                "specHash": data.tags["m3.spec.hash"],
-            },
+            lineage=Lineage.from_tags(data.tags).document(),
+            intervals=bounds,
         )
 
 
@@ -106,7 +128,7 @@ def train(workload: Workload, tracker: Tracker, origin: Origin | None = None) ->
     if earlier := tracking.registered_before(tracker, experiment, origin):
         log.info("attempt %d has registered its model already (run %s): nothing to do", origin.attempt, earlier.id)
         return Result.told_by(earlier)
-    with tracking.open_run(tracker, experiment, origin) as run:
+    with tracking.open_run(tracker, experiment, origin) as run, tracking.system_metrics(run):
         return _train(workload, run, clock)
 
 
@@ -114,24 +136,29 @@ def _train(workload: Workload, run: Run, clock: Clock) -> Result:
     progress = Progress(run.report)
     with clock.step("read the data"):
         prepared = prepare(workload)
-    lineage = {"dataDigest": prepared.digest, "rows": prepared.rows, "specHash": workload.digest()}
+    lineage = Lineage(prepared.digest, prepared.rows, workload.digest(), Code.around(os.environ))
     estimator = models.build(workload.model)
+    params = params_of(workload, prepared, estimator)
     with clock.step("log what is asked"):
-        _log_inputs(workload, prepared, estimator, lineage, run)
+        run.log(params=params, tags=lineage.tags() | {"m3.phase": "training"})
+        run.log_dataset(workload.data.uri, prepared.digest, prepared.dtypes, prepared.rows)
     with clock.step("fit"):
         kept = checkpoint.of(run.origin, workload.digest(), prepared.digest)
         estimator = models.fit(estimator, prepared.train, prepared.train_target, progress.part(0.1, 0.9), kept)
     with clock.step("evaluate"):
         test = challenge.Test(prepared.test, prepared.scored_by(estimator), workload.evaluation)
-        metrics = _evaluate(workload, prepared, test.scored)
+        account = account_of(workload, prepared, estimator, test.scored, lineage, params, run)
+    if workload.training.cv_folds or workload.training.folds:
+        with clock.step("train the folds"):
+            account = _with_folds(account, prepared, run)
+    metrics = account.metrics
     with clock.step("log what came out"):
-        run.log(metrics=metrics | prepared.counts())
-        _log_pictures(prepared, estimator, run)
-        challenge.leave_rows(run, prepared.train, prepared.train_target)
+        run.log(metrics=logged(account))
+        run.log_files(account.files() | challenge.rows_file(prepared.train, prepared.train_target))
     with clock.step("store the model"):
         model_uri = registry.store(run, estimator, prepared.test)
     with clock.step("register"):
-        version = registry.register(run, model_uri, workload.registry.model_name)
+        version = registry.register(run, model_uri, workload.registry.model_name, account.card(), lineage.tags())
         verdict = _promote(workload, run, test, version)
         run.log(tags={"m3.model.name": version.name, "m3.model.version": version.version, "m3.phase": "registered"})
         run.report(1.0, 0)
@@ -143,7 +170,8 @@ def _train(workload: Workload, run: Run, clock: Clock) -> Result:
         features=prepared.names,
         run=run.document(),
         model=version.document(),
-        lineage=lineage,
+        lineage=lineage.document(),
+        intervals=account.intervals,
         promotion=verdict,
         seconds=clock.seconds,
     )
@@ -175,19 +203,47 @@ def prepare(workload: Workload) -> Prepared:
     target, times = frames.target_of(workload.data, frame), frames.time_of(workload.data, frame)
     names = features.choose(workload, frame)
     parts = splitting.split(workload, frame, target, times)
-    card = workload.data.customer_column
+    others = splitting.folds(workload, frame, target, times)
+    divide = _Division(frame, target, times, names, workload.data.customer_column)
+    own = divide(parts)
     return Prepared(
         digest=source.digest,
         rows=len(frame),
         dtypes={str(name): str(dtype) for name, dtype in frame.dtypes.items()},
         names=names,
-        train=features.matrix(frame.iloc[parts.train], names),
-        train_target=target.iloc[parts.train],
-        test=features.matrix(frame.iloc[parts.test], names),
-        test_target=target.iloc[parts.test],
-        day=times.iloc[parts.test].to_numpy().astype("datetime64[D]") if times is not None else None,
-        card=frame[card].iloc[parts.test].to_numpy() if card else None,
+        train=own.train,
+        train_target=own.train_target,
+        test=own.test,
+        test_target=own.test_target,
+        day=own.day,
+        card=own.card,
+        segments=frame.loc[:, list(dict.fromkeys(workload.evaluation.segments or ()))].iloc[parts.test],
+        folds=tuple(partial(divide, part, f"training from {split.train_start}") for split, part in others),
     )
+
+
+@dataclass(frozen=True)
+class _Division:
+    """Divides the frame's rows."""
+
+    frame: pd.DataFrame
+    target: pd.Series
+    times: pd.Series | None
+    names: list[str]
+    card: str | None
+
+    def __call__(self, parts: splitting.Parts, name: str = "") -> Fold:
+        train, test = parts.train, parts.test
+        day = self.times.iloc[test].to_numpy().astype("datetime64[D]") if self.times is not None else None
+        return Fold(
+            name,
+            features.matrix(self.frame.iloc[train], self.names),
+            self.target.iloc[train],
+            features.matrix(self.frame.iloc[test], self.names),
+            self.target.iloc[test],
+            day,
+            self.frame[self.card].iloc[test].to_numpy() if self.card else None,
+        )
 
 
 def _sampled(workload: Workload, frame: pd.DataFrame) -> pd.DataFrame:
@@ -199,37 +255,73 @@ def _sampled(workload: Workload, frame: pd.DataFrame) -> pd.DataFrame:
     return frame.iloc[np.sort(rows)]
 
 
-def _evaluate(workload: Workload, prepared: Prepared, scored: evaluate.Scored) -> dict[str, float]:
-    metrics = evaluate.measure(scored, workload.evaluation)
-    if folds := workload.training.cv_folds:
-        metrics |= _cross_validate(workload, prepared, folds)
-    return metrics
+def account_of(
+    workload: Workload,
+    prepared: Prepared,
+    estimator: Any,
+    scored: evaluate.Scored,
+    lineage: Lineage,
+    params: dict[str, Any],
+    run: Run,
+) -> Account:
+    """What the run has to tell, but for its folds. Everything random has the model's seed."""
+    asked, seed = workload.evaluation, workload.model.random_state
+    metrics = evaluate.measure(scored, asked)
+    return Account(
+        workload=workload,
+        scored=scored,
+        counts=prepared.counts(),
+        metrics=metrics,
+        intervals=intervals.of(scored, asked, metrics, seed),
+        features=prepared.names,
+        importances=importance.permutation(
+            partial(models.probabilities, estimator), prepared.test, scored.target, seed
+        ),
+        own_importances=models.importances(estimator, prepared.names),
+        lineage={"data": tracking.without_password(workload.data.uri)} | lineage.told(),
+        run=run.told(),
+        params=params,
+        segments=segments.of(prepared.segments, scored, asked, seed),
+    )
 
 
-def _cross_validate(workload: Workload, prepared: Prepared, folds: int) -> dict[str, float]:
-    """Average precision over stratified folds of the training rows."""
-    from sklearn.model_selection import StratifiedKFold
-
-    if prepared.train_target.value_counts().min() < folds:
-        raise errors.DataError(f"training.cvFolds: each class must have at least {folds} training rows, one per fold")
-    divide = StratifiedKFold(folds, shuffle=True, random_state=workload.model.random_state)
-    scores = []
-    for train_rows, test_rows in divide.split(prepared.train, prepared.train_target):
-        estimator = models.build(workload.model)
-        models.fit(estimator, prepared.train.iloc[train_rows], prepared.train_target.iloc[train_rows])
-        score = models.probabilities(estimator, prepared.train.iloc[test_rows])
-        rows = evaluate.Scored(prepared.train_target.iloc[test_rows].to_numpy(), score)
-        scores.append(evaluate.METRICS["average_precision"](rows, workload.evaluation))
-    return {"cv_average_precision_mean": float(np.mean(scores)), "cv_average_precision_std": float(np.std(scores))}
+def logged(account: Account) -> dict[str, float]:
+    """Every metric of the run by the name that it has in MLflow."""
+    bounds, parts = intervals.as_metrics(account.intervals), segments.as_metrics(account.segments)
+    return account.metrics | bounds | account.counts | parts
 
 
-def _log_inputs(workload: Workload, prepared: Prepared, estimator: Any, lineage: dict[str, Any], run: Run) -> None:
-    tags = {"m3.data.digest": prepared.digest, "m3.data.rows": str(prepared.rows), "m3.spec.hash": lineage["specHash"]}
-    run.log(params=_params(workload, prepared, estimator), tags=tags | {"m3.phase": "training"})
-    run.log_dataset(workload.data.uri, prepared.digest, prepared.dtypes, prepared.rows)
+def _with_folds(account: Account, prepared: Prepared, run: Run) -> Account:
+    """Train on each fold: a child run for each, and the means and deviations beside the run's own metrics."""
+    judged = []
+    for fold in _judged(account, prepared):
+        tags = {"m3.fold": str(fold.number), "m3.fold.name": fold.name}
+        name = f"{run.origin.name or 'run'}-fold-{fold.number}"
+        run.log_child(name, fold.start, fold.end, tags, fold.counts | fold.metrics)
+        judged.append(fold)
+    rows = [fold.row() for fold in judged]
+    return replace(account, metrics=account.metrics | folds.summary(judged), folds=rows)
 
 
-def _params(workload: Workload, prepared: Prepared, estimator: Any) -> dict[str, Any]:
+def _judged(account: Account, prepared: Prepared) -> Iterator[Judged]:
+    workload = account.workload
+
+    def scores(fold: Fold) -> np.ndarray:
+        if known:
+            return known.pop()
+        estimator = models.fit(models.build(workload.model), fold.train, fold.train_target)
+        return models.probabilities(estimator, fold.test)
+
+    if count := workload.training.cv_folds:
+        known = []
+        divided = folds.shuffled(prepared.train, prepared.train_target, count, workload.model.random_state)
+    else:
+        known = [account.scored.score]  # the first fold is the split itself, whose model is there
+        divided = (part() for part in prepared.folds)
+    return folds.judge(divided, scores, workload.evaluation)
+
+
+def params_of(workload: Workload, prepared: Prepared, estimator: Any) -> dict[str, Any]:
     """Every hyperparameter by the library's own name, defaults included, and what in the file bears on the metrics."""
     last = estimator[-1] if hasattr(estimator, "steps") else estimator
     training = workload.training
@@ -242,11 +334,6 @@ def _params(workload: Workload, prepared: Prepared, estimator: Any) -> dict[str,
         "split": json.dumps(training.split.dump()) if training.split else f"test_size={splitting.test_size(training)}",
     }
     return {name: value for name, value in last.get_params().items() if name != "n_jobs"} | chosen
-
-
-def _log_pictures(prepared: Prepared, estimator: Any, run: Run) -> None:
-    if shares := models.importances(estimator, prepared.names):
-        run.log_figure(evaluate.importance_figure(shares), "feature_importance.png")
 
 
 class Clock:

@@ -568,9 +568,9 @@ class Promotion(StatusModel):
 
 class Lineage(StatusModel):
     git_commit: Text | None = None
-    """Commit of the trainer's source."""
+    """Commit of the trainer's source, as its image names it."""
     image_digest: Text | None = None
-    """Digest of the image that trained."""
+    """Digest of the image that trained, where the image is named by it."""
     data_digest: Text | None = None
     """Digest of the data."""
     rows: Annotated[int, Field(ge=0)] | None = None

@@ -75,10 +75,13 @@ def environment(job: TrainingJob, attempt: int, settings: Settings) -> dict[str,
         "M3_JOB_NAMESPACE": job.metadata.namespace,
         "M3_JOB_UID": job.metadata.uid,
         "M3_ATTEMPT": str(attempt),
+        "M3_RAY_JOB": names.rayjob(job.metadata, attempt),
         "M3_OPERATOR_ID": settings.operator_id,
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
         "PYTHONUNBUFFERED": "1",
     }
+    if job.spec.ray.cluster_selector is None:  # the image of a cluster that is there is not ours to know
+        variables["M3_IMAGE"] = job.spec.image or settings.trainer_image
     if storage := job.spec.storage:
         variables["M3_STORAGE"] = storage.uri or STORAGE_PATH
     return variables

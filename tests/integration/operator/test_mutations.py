@@ -79,7 +79,9 @@ IN_THE_CLUSTER: Document = {
         "cvFolds": 3,
         "split": {"trainStart": "2018-07-25", "trainDays": 7, "delayDays": 7, "testDays": 7, "excludeKnown": "c"},
     },
-    "evaluation": {"metrics": ["roc_auc", "card_precision_at_k"], "threshold": 0.4, "topK": 50},
+    "evaluation": {
+        "metrics": ["roc_auc", "card_precision_at_k"], "threshold": 0.4, "topK": 50, "segments": ["country"],
+    },
     "tracking": {"experimentName": "trial"},
     "registry": {
         "modelName": "detector",
@@ -99,14 +101,17 @@ ON_A_WARM_CLUSTER: Document = {
     "ray": {"clusterSelector": {"ray.io/cluster": "warm"}},
 }
 WITH_A_CLAIM: Document = {
-    "data": {"uri": "rows.csv", "target": "y"},
+    "data": {"uri": "rows.csv", "target": "y", "timeColumn": "t"},
+    "training": {
+        "split": {"trainStart": "2018-08-15", "trainDays": 7, "testDays": 7},
+        "folds": {"count": 4, "stepDays": 7},
+    },
     "model": {"type": "shop.models:Forest", "hyperparameters": {"depth": None}},
     "storage": {"persistentVolumeClaim": "checkpoints"},
 }
 NOT_YET: Document = {
     "data": {"uri": "rows.csv", "target": "y"},
     "features": {"windows": [{"key": "c", "of": "a", "days": [1, 7], "delayDays": 7}]},
-    "evaluation": {"segments": ["country"]},
 }
 BASES = {"in the cluster": IN_THE_CLUSTER, "warm": ON_A_WARM_CLUSTER, "claim": WITH_A_CLAIM, "not yet": NOT_YET}
 

@@ -17,6 +17,7 @@ TAGS = {
     "m3.data.rows": "1000",
     "m3.spec.hash": "sha256:1",
     "mlflow.source.git.commit": "abc",
+    "m3.image.digest": "sha256:2",
 }
 
 
@@ -36,6 +37,7 @@ def test_a_whole_run():
         metrics={"average_precision": 0.6, "roc_auc": 0.8}, percentage=60, remaining_seconds=12, model_name="fraud_detector",
         model_version="3",
         data_digest="sha256:0", rows=1000, spec_hash="sha256:1", git_commit="abc",
+        image_digest="sha256:2",
     )  # fmt: skip
 
 
@@ -46,6 +48,11 @@ def test_a_run_without_anything():
 @pytest.mark.parametrize("value", ["NaN", math.nan, math.inf, "-Infinity"])
 def test_a_metric_that_json_has_no_word_for_is_left_out(value):
     assert parse(answer(metrics=[("bad", value), ("good", 1)])).metrics == {"good": 1.0}
+
+
+def test_metrics_of_a_group_are_details_for_mlflows_pages():
+    told = [("segments/COUNTRY/CH/recall", 0.5), ("system/cpu_utilization_percentage", 7.0), ("recall", 0.6)]
+    assert parse(answer(metrics=told)).metrics == {"recall": 0.6}
 
 
 @pytest.mark.parametrize("text", ["", "many", "-1", "1.5"])

@@ -115,10 +115,17 @@ def test_the_job_finds_its_workload_and_its_name_in_the_environment(build, make)
         "M3_JOB_NAMESPACE": "shop",
         "M3_JOB_UID": make.uid,
         "M3_ATTEMPT": "3",
+        "M3_RAY_JOB": build(3)["metadata"]["name"],
+        "M3_IMAGE": "m3-trainer:dev",
         "M3_OPERATOR_ID": "m3",
         "MLFLOW_TRACKING_URI": "http://mlflow:5000",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def test_the_image_of_a_cluster_that_is_there_is_not_told(build):
+    variables = yaml.safe_load(build(1, ray={"clusterSelector": {"ray.io/cluster": "warm"}})["spec"]["runtimeEnvYAML"])
+    assert "M3_IMAGE" not in variables["env_vars"]
 
 
 def test_a_users_text_stays_out_of_the_entrypoint(build):

@@ -460,9 +460,10 @@ class TestStatus:
         assert "estimatedRemainingSeconds" not in body["status"]["progress"]
 
     def test_the_run_is_linked(self, make):
-        plan = make.plan(make.job(RUNNING), 60, child=make.child("Complete", "SUCCEEDED"), run=make.run(rows=5))
+        run = make.run(rows=5, image_digest="d")
+        plan = make.plan(make.job(RUNNING), 60, child=make.child("Complete", "SUCCEEDED"), run=run)
         assert plan.status["mlflow"]["url"] == "https://mlflow.example/#/experiments/1/runs/r1"
-        assert plan.status["lineage"] == {"rows": 5}
+        assert plan.status["lineage"] == {"rows": 5, "imageDigest": "d"}
 
     def test_an_attempt_keeps_what_kuberay_forgets(self, make):
         child = make.child("Failed", "FAILED", reason="AppFailed", message=USER_ERROR, rayClusterName="c", jobId="j")

@@ -90,10 +90,6 @@ REFUSED = {
         GOOD | {"features": {"windows": [{"key": "CUSTOMER_ID", "of": "TX_AMOUNT", "days": [1, 7, 30]}]}},
         "spec: `features.windows` must be left out: this version does not do it yet",
     ),
-    "segments, before there is code for them": (
-        GOOD | {"evaluation": {"segments": ["a"]}},
-        "spec: `evaluation.segments` must be left out: this version does not do it yet",
-    ),
     "more hyperparameters than anything has": (
         GOOD | {"model": {"type": "mine:Model", "hyperparameters": {f"p{index}": 1 for index in range(65)}}},
         "spec.model.hyperparameters: must have at most 64 items, has 65",

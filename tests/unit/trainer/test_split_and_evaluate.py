@@ -177,9 +177,3 @@ def test_a_value_that_the_model_refuses_is_reported_in_its_words(problem) -> Non
         TrainingFailed, match="RandomForestClassifier must be able to learn from the data: The 'min_samples_leaf'"
     ):
         models.fit(models.build(spec), *problem)
-
-
-def test_the_picture_shows_the_most_important_features_only() -> None:
-    shares = {f"f{index}": 1 / 40 for index in range(40)}
-    axes = evaluate.importance_figure(shares).axes[0]
-    assert len(axes.patches) == evaluate.SHOWN_FEATURES

@@ -19,7 +19,7 @@ def result(found: Result, file: str | None) -> str:
     lines = [
         "",
         f"trained on {rows['train_rows']:,} rows, tested on {rows['test_rows']:,} ({rows['test_positives']:,} positive)",
-        *(f"  {name:<28} {value:.4f}" for name, value in found.metrics.items()),
+        *(f"  {name:<28} {value:.4f}{interval(found, name)}" for name, value in found.metrics.items()),
         "",
         f"registered {found.model['name']} version {found.model['version']} ({found.model['uri']})",
         *promotion(found),
@@ -28,6 +28,12 @@ def result(found: Result, file: str | None) -> str:
         *(f"  {what:<28} {command}" for what, command in next_commands(found, file).items()),
     ]
     return "\n".join(lines)
+
+
+def interval(found: Result, metric: str) -> str:
+    """By how much the chance of which rows were tested may have moved a metric."""
+    bounds = found.intervals.get(metric)
+    return f"  ({bounds.low:.4f} to {bounds.high:.4f})" if bounds else ""
 
 
 def promotion(found: Result) -> list[str]:

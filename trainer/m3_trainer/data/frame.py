@@ -38,7 +38,8 @@ def _named(workload: Workload) -> list[tuple[str, str]]:
         (data.customer_column, "data.customerColumn"),
         (split and split.exclude_known, "training.split.excludeKnown"),
     ]
-    return [(name, field) for name, field in fields if name]
+    segments = [(name, "evaluation.segments") for name in workload.evaluation.segments or ()]
+    return [(name, field) for name, field in [*fields, *segments] if name]
 
 
 def _nearest(name: str, known: list[str]) -> str:
