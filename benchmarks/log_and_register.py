@@ -57,7 +57,8 @@ def ours(home: Path, with_report: bool) -> float:
         run.log_dataset(workload.data.uri, found.digest, found.dtypes, found.rows)
         card = ""
         if with_report:
-            account = train.account_of(workload, found, estimator, scored, lineage, params, run)
+            test = challenge.Test(found.test, scored, workload.evaluation)
+            account = train.account_of(workload, found, estimator, test, lineage, params, run)
             metrics, card = train.logged(account), account.card()
             run.log_files(account.files() | challenge.rows_file(found.train, found.train_target))
         run.log(metrics=metrics)

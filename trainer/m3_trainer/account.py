@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from m3_trainer import figures
-from m3_trainer.config import Workload
+from m3_trainer.config import Evaluation, Workload
 from m3_trainer.evaluate import Scored
 from m3_trainer.importance import Importances
 from m3_trainer.intervals import Interval
@@ -30,6 +30,7 @@ class Account:
     """All that is told."""
 
     workload: Workload
+    evaluation: Evaluation
     scored: Scored
     counts: dict[str, int]
     metrics: dict[str, float]
@@ -59,7 +60,7 @@ class Account:
 
     def pictures(self) -> dict[str, bytes]:
         """PNGs by their paths, in the order of the report."""
-        rows, threshold = self.scored, self.workload.evaluation.threshold
+        rows, threshold = self.scored, self.evaluation.threshold
         average, area = _both_areas(rows)
         drawn = {
             f"{CURVES}/precision_recall.png": figures.precision_recall(rows, average, threshold),
@@ -68,11 +69,16 @@ class Account:
             f"{CURVES}/calibration.png": figures.calibration(rows),
             "confusion_matrix.png": figures.confusion(confusion_table(rows, threshold), threshold),
             IMPORTANCE_FILE: figures.importance(
-                self.importances.mean, self.importances.deviation, "average precision lost when shuffled"
+                self.importances.mean,
+                self.importances.deviation,
+                "Feature importance on the test rows",
+                "average precision lost when shuffled",
             ),
         }
         if self.own_importances:
-            own = figures.importance(self.own_importances, None, "share of importance, by the model's own measure")
+            own = figures.importance(
+                self.own_importances, None, "Feature importance by the model's own measure", "share"
+            )
             drawn["feature_importance_of_model.png"] = own
         return {path: figures.png(figure) for path, figure in drawn.items()}
 
@@ -127,7 +133,7 @@ class Account:
                 f"# {_plain(asked.registry.model_name)}",
                 "",
                 f"Gives the probability that {_code(asked.data.target)} is 1. "
-                f"From {asked.evaluation.threshold:g} on a row is called positive.",
+                f"From {self.evaluation.threshold:g} on a row is called positive.",
                 "",
                 f"- **Model**: {_code(asked.model.type)}, seed {asked.model.random_state}, "
                 f"hyperparameters {_code(json.dumps(asked.model.hyperparameters, ensure_ascii=False))}",
@@ -156,7 +162,7 @@ class Account:
     def _card_segments(self) -> str:
         if not self.segments:
             return ""
-        first = self.workload.evaluation.metrics[0]
+        first = self.evaluation.metrics[0]
         lines = [
             f"## By segment\n\n| column | value | rows | positive | {first} |",
             "| --- | --- | ---: | ---: | ---: |",

@@ -16,6 +16,7 @@ SHOWN_FEATURES = 20
 MAX_LABEL = 40
 MAX_POINTS = 2_000
 BINS = 5
+MARGINS = {"left": 0.11, "right": 0.97, "bottom": 0.13, "top": 0.92}
 MAIN, SECOND, THIRD, PALE = "#2b6cb0", "#c05621", "#2f855a", "#a0aec0"
 
 
@@ -24,32 +25,34 @@ def png(figure: Any) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a column may be named in a script that the font has not
-        figure.savefig(file, format="png", dpi=110)
+        figure.savefig(file, format="png", dpi=110, pil_kwargs={"compress_level": 2})
     return file.getvalue()
 
 
 @contextmanager
-def _axes(width: float = 6.0, height: float = 4.2) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes. `$` in a column's name begins no formula."""
+def _axes(width: float = 6.0, height: float = 4.2, is_fitted: bool = False) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes. `$` in a column's name begins no formula. Fitting the axes to their labels doubles the time that a
+    picture takes, so only those do it whose labels are the user's.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({"text.parse_math": False, "font.size": 10, "axes.titlesize": 11}):
-        figure = Figure(figsize=(width, height), layout="tight")
-        axes = figure.subplots()
+        figure = Figure(figsize=(width, height), layout="tight" if is_fitted else None)
+        axes = figure.subplots(gridspec_kw=None if is_fitted else MARGINS)
         axes.spines[["top", "right"]].set_visible(False)
         yield figure, axes
 
 
-def importance(shares: Mapping[str, float], deviations: Mapping[str, float] | None, axis: str) -> Any:
+def importance(shares: Mapping[str, float], deviations: Mapping[str, float] | None, title: str, axis: str) -> Any:
     """A bar for each of the most important features; `shares` come highest first."""
     names = list(shares)[:SHOWN_FEATURES][::-1]
     errors = [deviations[name] for name in names] if deviations else None
-    with _axes(7.0, 1.1 + 0.28 * len(names)) as (figure, axes):
+    with _axes(7.0, 1.1 + 0.28 * len(names), is_fitted=True) as (figure, axes):
         places = range(len(names))
         axes.barh(places, [shares[name] for name in names], xerr=errors, color=MAIN, ecolor=PALE, capsize=2)
         axes.set_yticks(places, [_short(name) for name in names])
-        axes.set(xlabel=axis, title="Feature importance")
+        axes.set(xlabel=axis, title=title)
     return figure
 
 
@@ -137,8 +140,8 @@ def thresholds(rows: Scored, threshold: float) -> Any:
         ):
             axes.plot(*_thinned(border, values), color=colour, label=name)
         axes.axvline(threshold, color=PALE, linestyle="--", label=f"threshold {threshold:.3g}")
-        axes.set(xlabel="threshold", title="Precision, recall and F1 by threshold", xlim=(0, 1), ylim=(0, 1.03))
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.set(xlabel="threshold", xlim=(0, 1), ylim=(0, 1.03))
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=4)
     return figure
 
 

@@ -147,11 +147,10 @@ def _train(workload: Workload, run: Run, clock: Clock) -> Result:
         estimator = models.fit(estimator, prepared.train, prepared.train_target, progress.part(0.1, 0.9), kept)
     with clock.step("evaluate"):
         test = challenge.Test(prepared.test, prepared.scored_by(estimator), workload.evaluation)
-        account = account_of(workload, prepared, estimator, test.scored, lineage, params, run)
+        account = account_of(workload, prepared, estimator, test, lineage, params, run)
     if workload.training.cv_folds or workload.training.folds:
         with clock.step("train the folds"):
             account = _with_folds(account, prepared, run)
-    metrics = account.metrics
     with clock.step("log what came out"):
         run.log(metrics=logged(account))
         run.log_files(account.files() | challenge.rows_file(prepared.train, prepared.train_target))
@@ -165,7 +164,7 @@ def _train(workload: Workload, run: Run, clock: Clock) -> Result:
     if kept:
         kept.delete()
     return Result(
-        metrics=metrics,
+        metrics=account.metrics,
         rows=prepared.counts(),
         features=prepared.names,
         run=run.document(),
@@ -259,16 +258,17 @@ def account_of(
     workload: Workload,
     prepared: Prepared,
     estimator: Any,
-    scored: evaluate.Scored,
+    test: challenge.Test,
     lineage: Lineage,
     params: dict[str, Any],
     run: Run,
 ) -> Account:
     """What the run has to tell, but for its folds. Everything random has the model's seed."""
-    asked, seed = workload.evaluation, workload.model.random_state
+    asked, scored, seed = test.evaluation, test.scored, workload.model.random_state
     metrics = evaluate.measure(scored, asked)
     return Account(
         workload=workload,
+        evaluation=asked,
         scored=scored,
         counts=prepared.counts(),
         metrics=metrics,
@@ -318,7 +318,7 @@ def _judged(account: Account, prepared: Prepared) -> Iterator[Judged]:
     else:
         known = [account.scored.score]  # the first fold is the split itself, whose model is there
         divided = (part() for part in prepared.folds)
-    return folds.judge(divided, scores, workload.evaluation)
+    return folds.judge(divided, scores, account.evaluation)
 
 
 def params_of(workload: Workload, prepared: Prepared, estimator: Any) -> dict[str, Any]:
@@ -333,6 +333,8 @@ def params_of(workload: Workload, prepared: Prepared, estimator: Any) -> dict[st
         "threshold": workload.evaluation.threshold,
         "split": json.dumps(training.split.dump()) if training.split else f"test_size={splitting.test_size(training)}",
     }
+    if training.folds or training.cv_folds:
+        chosen["folds"] = json.dumps(training.folds.dump()) if training.folds else f"cv_folds={training.cv_folds}"
     return {name: value for name, value in last.get_params().items() if name != "n_jobs"} | chosen
 
 

@@ -193,13 +193,13 @@ def test_a_model_that_gives_one_or_two_scores_has_pictures_too(score: list[float
 
 def test_the_picture_shows_the_most_important_features_only() -> None:
     shares = {f"f{index}": 1 / 40 for index in range(40)}
-    axes = figures.importance(shares, None, "share").axes[0]
+    axes = figures.importance(shares, None, "title", "share").axes[0]
     assert len(axes.patches) == figures.SHOWN_FEATURES
 
 
 def test_a_picture_takes_any_name_of_a_column() -> None:
     names = dict.fromkeys((HOSTILE, "$\\frac{1}$", "数量", "x" * 300), 0.1)
-    assert figures.png(figures.importance(names, names, "share")).startswith(b"\x89PNG")
+    assert figures.png(figures.importance(names, names, HOSTILE, "share")).startswith(b"\x89PNG")
 
 
 def test_the_confusion_matrix_has_the_truth_in_its_rows() -> None:
@@ -221,7 +221,8 @@ def example(**changes: object) -> account.Account:
     part = segments.Segment(HOSTILE, HOSTILE, 10, 2, {"average_precision": 0.5}, {})
     counts = {"train_rows": 800, "train_positives": 400, "test_rows": 200, "test_positives": 100}
     fields = {
-        "workload": workload, "scored": rows, "counts": counts, "metrics": {"average_precision": 0.61234},
+        "workload": workload, "evaluation": workload.evaluation, "scored": rows, "counts": counts,
+        "metrics": {"average_precision": 0.61234},
         "intervals": {"average_precision": intervals.Interval(0.5, 0.7)}, "features": [HOSTILE, "TX_AMOUNT"],
         "importances": importance.Importances({HOSTILE: 0.2, "TX_AMOUNT": 0.1}, {HOSTILE: 0.01, "TX_AMOUNT": 0.0}, 200),
         "own_importances": {HOSTILE: 1.0}, "lineage": {"data": HOSTILE, "rows": "1,000"}, "run": {"MLflow run": "abc"},
