@@ -76,11 +76,14 @@ def by_calls(home: Path) -> float:
         start = time.perf_counter()
         mlflow.log_params(estimator.get_params())
         mlflow.log_metrics(metrics)
-        data = mlflow.data.from_pandas(found.train.assign(target=found.train_target), targets="target")
-        mlflow.log_input(data, context="training")
-        import mlflow.sklearn
+        from mlflow.data.pandas_dataset import from_pandas
 
-        mlflow.sklearn.log_model(
+        mlflow.log_input(
+            from_pandas(found.train.assign(target=found.train_target), targets="target"), context="training"
+        )
+        import mlflow.sklearn as mlflow_sklearn
+
+        mlflow_sklearn.log_model(
             estimator,
             name="model",
             input_example=found.test.head(),
@@ -93,7 +96,7 @@ def by_calls(home: Path) -> float:
 def by_autolog(home: Path) -> float:
     """What `mlflow.sklearn.autolog()` adds to a fit."""
     import mlflow
-    import mlflow.sklearn
+    import mlflow.sklearn as mlflow_sklearn
     from sklearn.ensemble import RandomForestClassifier
 
     _, found, *_ = prepared()
@@ -105,7 +108,7 @@ def by_autolog(home: Path) -> float:
         return time.perf_counter() - start
 
     bare = fit()
-    mlflow.sklearn.autolog(registered_model_name="benchmark", log_input_examples=True)
+    mlflow_sklearn.autolog(registered_model_name="benchmark", log_input_examples=True)
     with mlflow.start_run():
         return fit() - bare
 

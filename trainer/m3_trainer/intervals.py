@@ -121,7 +121,7 @@ class _Sample:
     def ranked(self) -> tuple[np.ndarray, np.ndarray]:
         """Average precision and area under the ROC curve, both from one walk down the scores."""
         matrices = _by_positive_score(self.rows, self.unit, len(self.weights))
-        step = max(1, CHUNK_CELLS // matrices[0].shape[0])
+        step = max(1, CHUNK_CELLS // (int(self.rows.target.sum()) + 1))
         starts = range(0, self.weights.shape[1], step)
         parts = [_walk(*(each @ self.weights[:, start : start + step] for each in matrices)) for start in starts]
         precision, area = zip(*parts, strict=True)

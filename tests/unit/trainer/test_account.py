@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3_trainer import account, figures, folds, importance, intervals, lineage, segments
@@ -50,6 +50,7 @@ def test_times_are_cut_into_bins_too() -> None:
     assert "2026-01-10 19:12:00" in names[0]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.one_of(st.none(), st.text(max_size=3), st.integers(-2, 2)), min_size=1))
 def test_every_row_is_in_one_segment_and_no_segment_is_empty(values: list) -> None:
     names, place = segments.labels(pd.Series(values, dtype="object"))
@@ -100,6 +101,7 @@ def test_a_sample_has_all_rare_rows_and_weighs_the_others_up() -> None:
     assert (np.bincount(taken.target, taken.weight)).tolist() == pytest.approx([49_980, 20])
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 400), st.integers(1, 3000), st.integers(1, 3000))
 def test_a_sample_is_bounded_whatever_there_is(width: int, positives: int, negatives: int) -> None:
     target = np.repeat([1, 0], [positives, negatives])

@@ -37,6 +37,7 @@ def test_each_metric_has_an_estimate() -> None:
     assert intervals.ESTIMATES.keys() == evaluate.METRICS.keys()
 
 
+@settings(max_examples=40, deadline=None)
 @given(scored())
 def test_with_each_row_once_an_estimate_is_the_metric(rows: Scored) -> None:
     unit = np.unique(rows.card, return_inverse=True)[1]
@@ -44,6 +45,7 @@ def test_with_each_row_once_an_estimate_is_the_metric(rows: Scored) -> None:
     assert {name: values[0] for name, values in found.items()} == pytest.approx(evaluate.measure(rows, EVERY))
 
 
+@settings(max_examples=40, deadline=None)
 @given(scored(), st.integers(0, 1000))
 def test_a_weight_counts_as_so_many_copies_of_the_rows(rows: Scored, seed: int) -> None:
     times = np.random.default_rng(seed).poisson(1.0, len(rows.target))
@@ -56,8 +58,10 @@ def test_a_weight_counts_as_so_many_copies_of_the_rows(rows: Scored, seed: int) 
     assert {name: values[0] for name, values in found.items()} == pytest.approx(expected)
 
 
+@settings(max_examples=40, deadline=None)
 @given(scored())
 def test_a_card_that_is_drawn_twice_takes_two_places_of_the_days_list(rows: Scored) -> None:
+    assert rows.card is not None
     cards = np.unique(rows.card)
     both = Scored(
         np.tile(rows.target, 2), np.tile(rows.score, 2), np.tile(rows.day, 2),
@@ -71,7 +75,7 @@ def test_a_card_that_is_drawn_twice_takes_two_places_of_the_days_list(rows: Scor
     assert found["card_precision_at_k"][0] >= evaluate.card_precision_at_k(both, 4) - 3 / 4
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(scored(coarse=1000), st.booleans())
 def test_an_interval_holds_the_metric_and_has_the_seeds_word(rows: Scored, by_card: bool) -> None:
     rows = rows if by_card else Scored(rows.target, rows.score)
