@@ -274,7 +274,12 @@ class Folds(Model):
 class Training(Model):
     rules = (
         at_most_one_of("test_size", "split"),
-        at_most_one_of("cv_folds", "folds"),
+        Rule(
+            # `folds` first: CEL does not take 3.0 for a whole number, and need not look at it where there are no `folds`
+            cel="!has(self.folds) || !has(self.cvFolds)",
+            message="at most one of `cvFolds`, `folds` must be set",
+            check=lambda training: training.folds is None or training.cv_folds is None,
+        ),
         Rule(
             cel="!has(self.folds) || has(self.split)",
             message="`split` must be set where `folds` is: the folds are that split, moved back in time",
