@@ -31,8 +31,8 @@ def png(figure: Any) -> bytes:
 
 @contextmanager
 def _axes(width: float = 6.0, height: float = 4.2, is_fitted: bool = False) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes. `$` in a column's name begins no formula. Fitting the axes to their labels doubles the time that a
-    picture takes, so only those do it whose labels are the user's.
+    """A figure and its axes. `$` in a column's name begins no formula. Only where the labels are the user's are the axes fitted
+    to them: elsewhere the margins are fixed, so that pictures beside each other line up.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
