@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
+from m3_operator.api.schema import amount
 from m3_operator.api.v1alpha1 import (
     TAKEN_PATHS,
     HeadGroup,
@@ -186,10 +188,19 @@ def _container(
 
 def _env(options: PodOptions) -> list[Object]:
     # the root file system is read-only: everything that writes below its home writes into the pod's /tmp
-    ours = {"HOME": SCRATCH_PATH, "RAY_USAGE_STATS_ENABLED": "0"}
+    ours = {"HOME": SCRATCH_PATH, "RAY_USAGE_STATS_ENABLED": "0"} | _threads(options)
     theirs = [variable.dump() for variable in options.env]
     taken = {variable["name"] for variable in theirs}
     return [{"name": name, "value": value} for name, value in ours.items() if name not in taken] + theirs
+
+
+def _threads(options: PodOptions) -> Object:
+    """As many threads as CPUs are asked for, where no limit says how many there are: that one a process finds in its cgroup,
+    and without it takes all CPUs of the node for its own."""
+    requests, limits = options.resources.requests or {}, options.resources.limits or {}
+    if "cpu" not in requests or "cpu" in limits:
+        return {}
+    return {"M3_THREADS": str(math.ceil(amount(requests["cpu"])))}
 
 
 def _volumes(spec: TrainingJobSpec, options: PodOptions) -> tuple[list[Object], list[Object]]:

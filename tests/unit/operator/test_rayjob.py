@@ -166,6 +166,20 @@ def test_the_users_environment_wins_over_ours(build):
     ]
 
 
+@pytest.mark.parametrize(
+    ("resources", "threads"),
+    [
+        ({"requests": {"cpu": "2500m"}, "limits": {"memory": "4Gi"}}, "3"),
+        ({"requests": {"cpu": 2}, "limits": {"cpu": 4}}, None),  # the process reads the limit in its cgroup
+        ({"limits": {"cpu": 4}}, None),
+    ],
+    ids=["request alone", "request and limit", "limit alone"],
+)
+def test_threads_follow_the_request_where_no_limit_does_it(build, resources, threads):
+    container = pod(build(ray={"head": {"resources": resources}}))["containers"][0]
+    assert {each["name"]: each["value"] for each in container["env"]}.get("M3_THREADS") == threads
+
+
 def test_volumes_are_mounted(build):
     volumes = [
         {"name": "data", "mountPath": "/data", "readOnly": True, "persistentVolumeClaim": {"claimName": "c"}},
