@@ -90,6 +90,10 @@ bench-overhead: .venv/.dev ## m3 run of the sample against the same training as 
 bench-logging: .venv/.dev ## a fitted model into MLflow and its registry: ours against MLflow's defaults
 	@$(BIN)/python benchmarks/log_and_register.py
 
+.PHONY: bench-windows
+bench-windows: .venv/.dev ## the Handbook's window columns from its raw ones against pandas' rolling, on one core (2 min)
+	@$(BIN)/python benchmarks/windows.py
+
 .PHONY: bench-operator
 bench-operator: .venv/.dev ## our operator beside Kubeflow Trainer and kopf's tutorial, then whole jobs beside plain RayJobs (40 min)
 	@$(BIN)/python benchmarks/operator/run.py --only throughput,start_and_rest,restart,scale,recovery

@@ -18,6 +18,10 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 PORTS = itertools.cycle(random.sample(range(20_000, 32_000), 12_000))
+HANDBOOK = next(
+    (path for folder in ROOT.parents if (path := folder / "shared/data/transactions.parquet").exists()), None
+)
+"""The Fraud Detection Handbook's transactions, where they lie beside the repository; they are no part of it."""
 VERSIONS = ("mlflow", "numpy", "pandas", "ray", "scikit-learn", "skops")
 
 

@@ -195,27 +195,66 @@ class Data(Model):
         return not self.is_sql and not self.uri.startswith("sample:")
 
 
+Statistic = Literal["count", "sum", "mean", "min", "max", "risk", "ratio"]
+CalendarPart = Literal["weekend", "night", "hour", "dayOfWeek", "dayOfMonth", "month"]
+
+
 class Window(Model):
+    rules = (
+        Rule(
+            cel="has(self.of) || !has(self.statistics) || self.statistics.all(one, one == 'count')",
+            message="`of` must be set for every statistic but count",
+            check=lambda window: window.of is not None or set(window.statistics or ()) <= {"count"},
+        ),
+    )
+
     key: Column
-    """Column whose rows belong together, as the customer's or the terminal's."""
+    """Column whose rows belong together, as the customer's or the terminal's. Rows without a value there have no window."""
     of: Column | None = None
-    """Column to average over the window; the window's rows are counted in any case."""
-    days: Annotated[tuple[Annotated[int, Field(ge=1, le=3650)], ...], Field(min_length=1, max_length=16)]
-    """Lengths of the window in days, each a feature of its own."""
+    """Column of numbers, or the target, that the statistics are of."""
+    days: Annotated[tuple[Annotated[int, Field(ge=1, le=3650)], ...], Field(min_length=1, max_length=16)] | None = None
+    """Lengths of the window in days, each with features of its own; left out, the window is all of the past."""
     delay_days: Annotated[int, Field(ge=0, le=3650)] = 0
-    """Days before the row at which the window ends: what labels need to become known."""
+    """Days before the row at which the window ends: what labels need to become known. At least 1 where `of` is the target."""
+    own_row: bool = True
+    """Whether the row itself is in its window, as in the Fraud Detection Handbook; with `delayDays` it never is."""
+    statistics: Annotated[tuple[Statistic, ...], Field(min_length=1, max_length=16)] | None = None
+    """What to compute over the window: the `count` of its rows; `sum`, `mean`, `min` and `max` of `of`; `risk`, which is the
+    mean, as the share of frauds, and 0 where there is none; `ratio`, the row's own value ÷ the mean. By default count, and mean
+    or, of the target, risk."""
 
 
 class Features(Model):
-    rules = (at_most_one_of("include", "exclude"),)
+    rules = (
+        at_most_one_of("include", "exclude"),
+        *(
+            Rule(
+                cel=f"!has(self.{first}) || !has(self.{other}) || !self.{first}.exists(name, name in self.{other})",
+                message=f"a column must not stand in both `{first}` and `{other}`",
+                check=lambda features, first=first, other=other: (
+                    not (set(getattr(features, first) or ()) & set(getattr(features, other) or ()))
+                ),
+            )
+            for first, other in (("categorical", "exclude"), ("dates", "exclude"), ("categorical", "dates"))
+        ),
+    )
 
     include: Annotated[Columns, Field(min_length=1)] | None = None
-    """Columns to learn from, and no others; by default every numeric column that no other field names."""
+    """Columns of the data to learn from, and no others; by default every numeric column that no other field names, but for
+    `of`. The features of the other fields come in addition."""
     exclude: Columns | None = None
-    """Columns never to learn from (identifiers, what is known only afterwards); the target, time and customer columns are
-    never features."""
+    """Columns never to learn from (identifiers, what is known only afterwards); the target, time and customer columns, and the
+    keys of windows, are none by default."""
+    categorical: Annotated[tuple[Column, ...], Field(max_length=64)] | None = None
+    """Columns to learn from whose values are names, as a country or a code, even if written as numbers."""
+    dates: Annotated[tuple[Column, ...], Field(max_length=64)] | None = None
+    """Columns to learn from that hold dates or times, as a birthday: as days from there to the row's time (`data.timeColumn`), or
+    since 1970 where none is set."""
+    calendar: Annotated[tuple[CalendarPart, ...], Field(max_length=16)] | None = None
+    """Parts of the row's time (`data.timeColumn`, in UTC where it has a zone) to learn from: `weekend` and `night` (until 6:59)
+    as 0 or 1, `hour`, `dayOfWeek` (0 is Monday), `dayOfMonth`, `month`."""
     windows: Annotated[tuple[Window, ...], Field(max_length=64)] | None = None
-    """Counts and means over trailing windows, as features. Not computed by this version: a file that sets it is refused."""
+    """Statistics over the rows of the same customer, terminal, … in trailing windows of time, never of later rows."""
 
 
 class ModelSpec(Model):
@@ -381,6 +420,53 @@ class Workload(Model):
             )
             for name in ("time_column", "customer_column")
         ),
+        *(
+            Rule(
+                cel=f"!has(self.features.{name}) || (!(self.data.target in self.features.{name})"
+                f" && (!has(self.data.timeColumn) || !(self.data.timeColumn in self.features.{name}))"
+                f" && (!has(self.data.customerColumn) || !(self.data.customerColumn in self.features.{name})))",
+                message=f"`features.{name}` must not have the target, time or customer column of `data`: none is a feature",
+                check=lambda job, name=name: (
+                    not (
+                        {job.data.target, job.data.time_column, job.data.customer_column}
+                        & set(getattr(job.features, name) or ())
+                    )
+                ),
+            )
+            for name in ("categorical", "dates")
+        ),
+        *(
+            Rule(
+                cel=f"!has(self.features.{name}) || has(self.data.timeColumn)",
+                message=f"`data.timeColumn` must be set where `features.{name}` is",
+                check=lambda job, name=name: getattr(job.features, name) is None or job.data.time_column is not None,
+            )
+            for name in ("windows", "calendar")
+        ),
+        Rule(
+            cel="!has(self.features.windows) || self.features.windows.all(window, window.key != self.data.target)",
+            message="a window's `key` must not be the target: the model would be told what it has to find out",
+            check=lambda job: all(window.key != job.data.target for window in job.features.windows or ()),
+        ),
+        Rule(
+            cel="!has(self.features.windows) || self.features.windows.all(window, !has(window.of)"
+            " || window.of != self.data.target || (window.delayDays > 0 && (!has(window.statistics)"
+            " || !('ratio' in window.statistics))))",
+            message="a window of the target must have `delayDays` from 1 and no `ratio`: the row's own label would be in it",
+            check=lambda job: all(
+                window.delay_days > 0 and "ratio" not in (window.statistics or ()) for window in job.label_windows
+            ),
+        ),
+        Rule(
+            cel="!has(self.features.windows) || !has(self.training.split) || self.features.windows.all(window,"
+            " !has(window.of) || window.of != self.data.target || window.delayDays >= self.training.split.delayDays)",
+            message="a window of the target must have at least the `delayDays` of `training.split`: what labels need to become "
+            "known",
+            check=lambda job: (
+                job.training.split is None
+                or all(window.delay_days >= job.training.split.delay_days for window in job.label_windows)
+            ),
+        ),
         Rule(
             cel="!has(self.training.split) || !has(self.training.split.excludeKnown)"
             " || self.training.split.excludeKnown != self.data.target",
@@ -429,21 +515,16 @@ class Workload(Model):
     """Where the model is registered."""
 
     @model_validator(mode="after")
-    def _possible(self) -> Workload:
-        """Fields that have their place in the API before they have their work are refused, never ignored."""
-        later = {
-            "features.windows": self.features.windows,
-        }
-        if wanted := [f"`{name}`" for name, value in later.items() if value is not None]:
-            raise ValueError(f"{', '.join(wanted)} must be left out: this version does not do it yet")
-        return self
-
-    @model_validator(mode="after")
     def _small(self) -> Workload:
         size = len(self.to_json().encode())
         if size > MAX_WORKLOAD_BYTES:
             raise ValueError(f"the workload must be at most {MAX_WORKLOAD_BYTES} bytes as JSON, is {size}")
         return self
+
+    @property
+    def label_windows(self) -> tuple[Window, ...]:
+        """Windows of the target."""
+        return tuple(window for window in self.features.windows or () if window.of == self.data.target)
 
     def to_json(self) -> str:
         """Canonical JSON, camelCase: what the job receives as `M3_WORKLOAD`."""

@@ -6,7 +6,7 @@ import importlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ import joblib
 import numpy as np
 import pandas as pd
 
+from m3_trainer import encoding
 from m3_trainer.config import ModelSpec
 from m3_trainer.errors import InvalidSpec, TrainingFailed, UserCodeFailed
 
@@ -28,16 +29,19 @@ CLASSES = {
 
 TRUSTED_TYPES = (
     "collections.OrderedDict",
+    "functools.partial",
     "lightgbm.basic.Booster",
     "lightgbm.sklearn.LGBMClassifier",
     "numpy.dtype",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
+    "sklearn.utils.validation.check_array",
     "xgboost.core.Booster",
     "xgboost.sklearn.XGBClassifier",
 )
 """Types that a stored model may hold beside those that skops trusts by itself. The list is ours, never the model's: MLflow
-takes the trusted types from the model's own `MLmodel` file, which whoever stored it wrote."""
+takes the trusted types from the model's own `MLmodel` file, which whoever stored it wrote. Histogram trees keep a partial of
+scikit-learn's own `check_array` where they know of names; what a partial calls has to be on the list itself."""
 
 LIBRARIES = ("sklearn.", "xgboost.", "lightgbm.")
 CHUNK_ROWS = 8_192
@@ -52,8 +56,11 @@ def threads() -> int:
     return int(os.environ.get("M3_THREADS") or joblib.cpu_count())
 
 
-def build(spec: ModelSpec) -> Any:
-    """An unfitted estimator. Raises `InvalidSpec` where its class is not there or refuses its hyperparameters."""
+def build(spec: ModelSpec, categorical: Sequence[str] = ()) -> Any:
+    """An unfitted estimator, behind what makes numbers of the categorical features.
+
+    Raises `InvalidSpec` where its class is not there or refuses its hyperparameters.
+    """
     cls = _load(CLASSES.get(spec.type, spec.type))
     try:
         estimator = cls(**spec.hyperparameters)
@@ -61,11 +68,12 @@ def build(spec: ModelSpec) -> Any:
             None if spec.type == "logistic_regression" else threads()
         )  # scikit-learn warns that it has no use for them
         fixed = {"random_state": spec.random_state, "n_jobs": jobs, "verbosity": _QUIET.get(spec.type)}
-        known = estimator.get_params()
+        known = {*estimator.get_params(), "verbosity"}  # lightgbm takes it, and does not say so
         estimator.set_params(**{name: value for name, value in fixed.items() if name in known and value is not None})
     except (TypeError, ValueError, AttributeError) as error:
         raise InvalidSpec(f"model.hyperparameters: {spec.type} must accept them: {error}") from error
-    return _scaled(estimator) if spec.type == "logistic_regression" else estimator
+    model = _scaled(estimator) if spec.type == "logistic_regression" else estimator
+    return encoding.encoded(model, spec, categorical) if categorical else model
 
 
 _QUIET = {"lightgbm": -1}
@@ -90,7 +98,7 @@ def _scaled(estimator: Any) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), estimator)
+    return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler(), estimator)
 
 
 class Checkpoint(Protocol):
@@ -111,10 +119,14 @@ def fit(
 ) -> Any:
     """The estimator, fitted in this process; `report` is told the share that is done, where the model can say.
 
-    A forest goes on from its checkpoint, and is then another object than the one given.
+    What makes numbers of names is fitted on these rows, too, and stays with the estimator. A forest goes on from its checkpoint,
+    and is then another object than the one given.
 
     Raises `TrainingFailed` with the library's own words, `UserCodeFailed` with the user's.
     """
+    if encoding.is_encoded(estimator):
+        codes = encoding.fit(estimator, features)
+        return encoding.joined(estimator, fit(encoding.told(estimator, codes), codes, target, report, checkpoint))
     try:
         if report and _grows(estimator):
             return _grow(estimator, features, target, report, checkpoint)
@@ -187,14 +199,15 @@ def probabilities(estimator: Any, features: pd.DataFrame) -> np.ndarray:
 
 def serial(estimator: Any) -> Any:
     """The estimator with one thread: also what is stored, because one row scored by many threads takes milliseconds."""
-    if "n_jobs" in estimator.get_params():
-        estimator.set_params(n_jobs=1)
+    model = encoding.model_of(estimator)
+    if "n_jobs" in model.get_params():
+        model.set_params(n_jobs=1)
     return estimator
 
 
 def importances(estimator: Any, names: list[str]) -> dict[str, float]:
     """What each feature contributes by the model's own measure, as shares of 1, highest first; empty where it has none."""
-    last = estimator[-1] if hasattr(estimator, "steps") else estimator
+    last, names = encoding.model_of(estimator), encoding.names_in(estimator) or names
     values = getattr(last, "feature_importances_", None)
     if values is None and hasattr(last, "coef_"):
         values = np.abs(last.coef_[0])

@@ -18,6 +18,7 @@ import pandas as pd
 from m3_trainer import (
     challenge,
     checkpoint,
+    encoding,
     evaluate,
     features,
     folds,
@@ -53,6 +54,7 @@ class Prepared:
     rows: int
     dtypes: dict[str, str]
     names: list[str]
+    categorical: list[str]
     train: pd.DataFrame
     train_target: pd.Series
     test: pd.DataFrame
@@ -137,7 +139,7 @@ def _train(workload: Workload, run: Run, clock: Clock) -> Result:
     with clock.step("read the data"):
         prepared = prepare(workload)
     lineage = Lineage(prepared.digest, prepared.rows, workload.digest(), Code.around(os.environ))
-    estimator = models.build(workload.model)
+    estimator = models.build(workload.model, prepared.categorical)
     params = params_of(workload, prepared, estimator)
     with clock.step("log what is asked"):
         run.log(params=params, tags=lineage.tags() | {"m3.phase": "training"})
@@ -153,7 +155,8 @@ def _train(workload: Workload, run: Run, clock: Clock) -> Result:
             account = _with_folds(account, prepared, run)
     with clock.step("log what came out"):
         run.log(metrics=logged(account))
-        run.log_files(account.files() | challenge.rows_file(prepared.train, prepared.train_target))
+        rows = challenge.rows_file(prepared.train, prepared.train_target)
+        run.log_files(account.files() | rows | {registry.WORKLOAD_FILE: workload.to_json().encode()})
     with clock.step("store the model"):
         model_uri = registry.store(run, estimator, prepared.test)
     with clock.step("register"):
@@ -197,19 +200,23 @@ def _promote(workload: Workload, run: Run, test: challenge.Test, version: regist
 def prepare(workload: Workload) -> Prepared:
     """Read, check, divide and choose: all that can go wrong with the data goes wrong here. Raises `DataError`."""
     source = sources.read(workload.data, frames.needed(workload))
-    frame = _sampled(workload, source.frame)
+    frame = source.frame
     frames.check_columns(workload, frame.columns)
     target, times = frames.target_of(workload.data, frame), frames.time_of(workload.data, frame)
-    names = features.choose(workload, frame)
+    table = features.Table(workload, frame, times, features.choose(workload, frame))
+    kept = _sample(workload, len(frame))
+    rows, frame, target = np.arange(len(frame))[kept], frame.iloc[kept], target.iloc[kept]
+    times = times.iloc[kept] if times is not None else None
     parts = splitting.split(workload, frame, target, times)
     others = splitting.folds(workload, frame, target, times)
-    divide = _Division(frame, target, times, names, workload.data.customer_column)
+    divide = _Division(frame, target, times, table, rows, workload.data.customer_column)
     own = divide(parts)
     return Prepared(
         digest=source.digest,
-        rows=len(frame),
+        rows=len(rows),
         dtypes={str(name): str(dtype) for name, dtype in frame.dtypes.items()},
-        names=names,
+        names=table.names,
+        categorical=table.categorical,
         train=own.train,
         train_target=own.train_target,
         test=own.test,
@@ -223,12 +230,13 @@ def prepare(workload: Workload) -> Prepared:
 
 @dataclass(frozen=True)
 class _Division:
-    """Divides the frame's rows."""
+    """Divides the frame's rows, which are `rows` of the table."""
 
     frame: pd.DataFrame
     target: pd.Series
     times: pd.Series | None
-    names: list[str]
+    table: features.Table
+    rows: np.ndarray
     card: str | None
 
     def __call__(self, parts: splitting.Parts, name: str = "") -> Fold:
@@ -236,22 +244,21 @@ class _Division:
         day = self.times.iloc[test].to_numpy().astype("datetime64[D]") if self.times is not None else None
         return Fold(
             name,
-            features.matrix(self.frame.iloc[train], self.names),
+            self.table.matrix(self.rows[train]),
             self.target.iloc[train],
-            features.matrix(self.frame.iloc[test], self.names),
+            self.table.matrix(self.rows[test]),
             self.target.iloc[test],
             day,
             self.frame[self.card].iloc[test].to_numpy() if self.card else None,
         )
 
 
-def _sampled(workload: Workload, frame: pd.DataFrame) -> pd.DataFrame:
-    """`sampleSize` rows in their old order, so that a split by time stays one."""
+def _sample(workload: Workload, rows: int) -> slice | np.ndarray:
+    """`sampleSize` rows in their old order, so that a split by time stays one. Windows still look back at all rows."""
     size = workload.data.sample_size
-    if size is None or size >= len(frame):
-        return frame
-    rows = np.random.default_rng(workload.model.random_state).choice(len(frame), size, replace=False)
-    return frame.iloc[np.sort(rows)]
+    if size is None or size >= rows:
+        return slice(None)
+    return np.sort(np.random.default_rng(workload.model.random_state).choice(rows, size, replace=False))
 
 
 def account_of(
@@ -309,7 +316,7 @@ def _judged(account: Account, prepared: Prepared) -> Iterator[Judged]:
     def scores(fold: Fold) -> np.ndarray:
         if known:
             return known.pop()
-        estimator = models.fit(models.build(workload.model), fold.train, fold.train_target)
+        estimator = models.fit(models.build(workload.model, prepared.categorical), fold.train, fold.train_target)
         return models.probabilities(estimator, fold.test)
 
     if count := workload.training.cv_folds:
@@ -323,8 +330,7 @@ def _judged(account: Account, prepared: Prepared) -> Iterator[Judged]:
 
 def params_of(workload: Workload, prepared: Prepared, estimator: Any) -> dict[str, Any]:
     """Every hyperparameter by the library's own name, defaults included, and what in the file bears on the metrics."""
-    last = estimator[-1] if hasattr(estimator, "steps") else estimator
-    training = workload.training
+    last, training = encoding.model_of(estimator), workload.training
     chosen = {
         "model_type": workload.model.type,
         "random_state": workload.model.random_state,

@@ -1,18 +1,15 @@
-"""Generated transactions, windows, digests, and what a frame must be."""
+"""Generated transactions, digests, and what a frame must be."""
 
 import hashlib
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from m3_trainer import features
 from m3_trainer.config import Data, Workload
 from m3_trainer.data import frame as frames
 from m3_trainer.data import sample, sources
-from m3_trainer.data.windows import trailing
 from m3_trainer.errors import DataError, InvalidSpec
 
 
@@ -64,40 +61,6 @@ def test_a_sample_uri_that_says_something_else_is_refused(uri: str, message: str
     with pytest.raises(InvalidSpec) as raised:
         sources.sample_options(uri)
     assert message in str(raised.value)
-
-
-def naive(
-    key: np.ndarray, second: np.ndarray, value: np.ndarray, days: int, delay: int
-) -> tuple[list[int], list[float]]:
-    counts, sums = [], []
-    for row in range(len(key)):
-        end = second[row] - delay * 86_400
-        inside = [
-            other
-            for other in range(len(key))
-            if key[other] == key[row] and end - days * 86_400 < second[other] <= end and (delay or other <= row)
-        ]
-        counts.append(len(inside))
-        sums.append(float(value[inside].sum()))
-    return counts, sums
-
-
-@pytest.mark.parametrize(("days", "delay"), [(1, 0), (7, 0), (3, 2), (1, 30)])
-@pytest.mark.parametrize("seed", range(5))
-def test_windows_equal_a_loop_over_all_pairs(days: int, delay: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    key, value = rng.integers(0, 6, 200), rng.random(200)
-    second = np.sort(rng.integers(0, 12 * 86_400, 200) // 3_600 * 3_600)  # whole hours: many ties
-    counts, sums = trailing(key, second, value, days, delay)
-    expected_counts, expected_sums = naive(key, second, value, days, delay)
-    assert counts.tolist() == expected_counts
-    assert sums == pytest.approx(expected_sums, abs=1e-9)
-
-
-def test_a_window_over_no_rows_is_empty() -> None:
-    nothing = np.array([], dtype=np.int64)
-    counts, sums = trailing(nothing, nothing, nothing.astype(float), 7)
-    assert (len(counts), len(sums)) == (0, 0)
 
 
 def test_the_digest_of_a_file_is_over_its_name_and_content(tmp_path: Path) -> None:
@@ -182,33 +145,6 @@ def test_a_column_that_is_not_there_is_named_with_its_nearest() -> None:
         DataError, match=r"features.include: column `amuont` must be in the data; did you mean `amount`\?"
     ):
         frames.check_columns(workload(features={"include": ["amuont"]}), ["amount", "y"])
-
-
-def test_features_are_the_numeric_columns_that_nothing_else_names() -> None:
-    frame = pd.DataFrame({"a": [1.0], "b": [True], "word": ["x"], "gone": [1], "y": [0]})
-    assert features.choose(workload(features={"exclude": ["gone"]}), frame) == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("include", "message"),
-    [
-        (["word"], "`word` must be numeric, holds"),
-    ],
-)
-def test_features_that_cannot_be_are_refused(include: list[str], message: str) -> None:
-    with pytest.raises(DataError) as raised:
-        features.choose(workload(features={"include": include}), pd.DataFrame({"word": ["x"], "y": [0]}))
-    assert message in str(raised.value)
-
-
-def test_no_feature_left_is_refused() -> None:
-    with pytest.raises(DataError, match="at least one numeric column must be left"):
-        features.choose(workload(), pd.DataFrame({"word": ["x"], "y": [0]}))
-
-
-def test_an_infinite_value_is_refused_by_name() -> None:
-    with pytest.raises(DataError, match="`a` must be finite in every row"):
-        features.matrix(pd.DataFrame({"a": [1.0, np.inf]}), ["a"])
 
 
 def test_rows_are_generated_at_half_a_million_a_second() -> None:

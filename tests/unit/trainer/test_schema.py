@@ -12,6 +12,7 @@ from m3_trainer.config import Workload
 from m3_trainer.errors import InvalidSpec
 
 GOOD: dict[str, Any] = {"data": {"uri": "rows.csv", "target": "y"}}
+TIMED: dict[str, Any] = {"data": GOOD["data"] | {"timeColumn": "t"}}
 PERIODS = {"trainStart": "2018-07-25", "trainDays": 7, "delayDays": 7, "testDays": 7}
 ROOT = Path(__file__).parents[3]
 
@@ -86,9 +87,37 @@ REFUSED = {
         {"data": GOOD["data"], "features": {"include": [f"{'c' * 200}{index}" for index in range(400)]}},
         "spec: the workload must be at most 65536 bytes as JSON, is",
     ),
-    "windows, before there is code for them": (
+    "windows without times": (
         GOOD | {"features": {"windows": [{"key": "CUSTOMER_ID", "of": "TX_AMOUNT", "days": [1, 7, 30]}]}},
-        "spec: `features.windows` must be left out: this version does not do it yet",
+        "spec: `data.timeColumn` must be set where `features.windows` is",
+    ),
+    "the mean of nothing": (
+        TIMED | {"features": {"windows": [{"key": "c", "statistics": ["mean"]}]}},
+        "spec.features.windows.0: `of` must be set for every statistic but count",
+    ),
+    "a window that sees the row's own label": (
+        TIMED | {"features": {"windows": [{"key": "c", "of": "y", "days": [7]}]}},
+        "spec: a window of the target must have `delayDays` from 1 and no `ratio`: the row's own label would be in it",
+    ),
+    "a window that sees labels before they are known": (
+        TIMED
+        | {
+            "features": {"windows": [{"key": "c", "of": "y", "days": [7], "delayDays": 6}]},
+            "training": {"split": PERIODS},
+        },
+        "spec: a window of the target must have at least the `delayDays` of `training.split`: what labels need to become known",
+    ),
+    "the target as the key of a window": (
+        TIMED | {"features": {"windows": [{"key": "y", "days": [7]}]}},
+        "spec: a window's `key` must not be the target",
+    ),
+    "a customer as a category": (
+        {"data": GOOD["data"] | {"customerColumn": "c"}, "features": {"categorical": ["c"]}},
+        "spec: `features.categorical` must not have the target, time or customer column of `data`: none is a feature",
+    ),
+    "a column that is and is not a feature": (
+        GOOD | {"features": {"categorical": ["a"], "exclude": ["a"]}},
+        "spec.features: a column must not stand in both `categorical` and `exclude`",
     ),
     "more hyperparameters than anything has": (
         GOOD | {"model": {"type": "mine:Model", "hyperparameters": {f"p{index}": 1 for index in range(65)}}},

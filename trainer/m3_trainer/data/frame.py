@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,7 +18,7 @@ def needed(workload: Workload):
     named = {name for name, _ in _named(workload)}
     features = workload.features
     if features.include is not None:
-        return (named | set(features.include)).__contains__
+        return named.__contains__
     excluded = set(features.exclude or ()) - named
     return lambda name: name not in excluded
 
@@ -25,18 +26,22 @@ def needed(workload: Workload):
 def check_columns(workload: Workload, columns: Iterable[str]) -> None:
     """Every column that the file names must be there. Raises `DataError`."""
     known = list(columns)
-    for name, field in [*_named(workload), *((name, "features.include") for name in workload.features.include or ())]:
+    for name, field in _named(workload):
         if name not in known:
             raise DataError(f"{field}: column `{name}` must be in the data{_nearest(name, known)}")
 
 
 def _named(workload: Workload) -> list[tuple[str, str]]:
-    data, split = workload.data, workload.training.split
+    data, split, features = workload.data, workload.training.split, workload.features
     fields = [
         (data.target, "data.target"),
         (data.time_column, "data.timeColumn"),
         (data.customer_column, "data.customerColumn"),
         (split and split.exclude_known, "training.split.excludeKnown"),
+        *((name, "features.include") for name in features.include or ()),
+        *((name, "features.categorical") for name in features.categorical or ()),
+        *((name, "features.dates") for name in features.dates or ()),
+        *((name, "features.windows") for window in features.windows or () for name in (window.key, window.of)),
     ]
     segments = [(name, "evaluation.segments") for name in workload.evaluation.segments or ()]
     return [(name, field) for name, field in [*fields, *segments] if name]
@@ -74,14 +79,22 @@ def time_of(data: Data, frame: pd.DataFrame) -> pd.Series | None:
     """The time column as datetime64, or None where the file names none. Raises `DataError`."""
     if data.time_column is None:
         return None
-    column = frame[data.time_column]
-    if pd.api.types.is_numeric_dtype(column):
-        raise DataError(f"data.timeColumn: `{data.time_column}` must hold dates and times, holds numbers")
-    try:
-        times = pd.to_datetime(column, errors="raise", utc=False)
-    except (ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"data.timeColumn: `{data.time_column}` must hold dates and times: {reason}") from error
+    times = as_times(frame[data.time_column], f"data.timeColumn: `{data.time_column}`")
     if times.isna().any():
         raise DataError(f"data.timeColumn: `{data.time_column}` must have a value in every row")
+    return times
+
+
+def as_times(column: pd.Series, named: str) -> pd.Series:
+    """A column as datetime64, in UTC where it has a zone. Raises `DataError`, with the name of its field and its own."""
+    if pd.api.types.is_numeric_dtype(column):
+        raise DataError(f"{named} must hold dates and times, holds numbers")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # that it has to look at each value: for texts that are no dates, too
+            times = pd.to_datetime(column, errors="raise", utc=False)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{named} must hold dates and times: {str(error).splitlines()[0]}") from error
     return times.dt.tz_convert(None) if times.dt.tz is not None else times

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from m3_trainer.data.windows import trailing
+from m3_trainer.config import Window
+from m3_trainer.data import windows
 from m3_trainer.errors import InvalidSpec
 
 TARGET = "TX_FRAUD"
@@ -24,7 +25,10 @@ TERMINAL_DAYS, CARD_DAYS = 28, 14
 # Share newly compromised per day: the Handbook's 2 of 10,000 terminals and 3 of 5,000 customers.
 TERMINAL_RATE, CARD_RATE = 2 / 10_000, 3 / 5_000
 TERMINALS_PER_CUSTOMER, TRANSACTIONS_PER_DAY = 2, 2
-LABEL_DELAY_DAYS = 7
+WINDOWS = (
+    Window(key="CUSTOMER_ID", of="TX_AMOUNT", days=(7,)),
+    Window(key="TERMINAL_ID", of=TARGET, days=(7,), delay_days=7),
+)
 MAX_ROWS = 1_000_000_000
 
 
@@ -98,11 +102,11 @@ def _columns(
     second: np.ndarray, customer: np.ndarray, terminal: np.ndarray, amount: np.ndarray, scenario: np.ndarray
 ) -> dict[str, Any]:
     fraud = (scenario > 0).astype(np.int8)
-    spent_count, spent = trailing(customer, second, amount, days=7)
-    risk_count, frauds = trailing(terminal, second, fraud, days=7, delay_days=LABEL_DELAY_DAYS)
     hour = second % DAY // 3600
     when = START + second.astype("timedelta64[s]")
     weekday = (when.astype("datetime64[D]").astype(np.int64) + 3) % 7
+    raw = {"TX_DATETIME": when, "CUSTOMER_ID": customer, "TERMINAL_ID": terminal, "TX_AMOUNT": amount, TARGET: fraud}
+    past = windows.features(WINDOWS, TARGET, None, pd.DataFrame(raw, copy=False), "TX_DATETIME")
     return {
         "TRANSACTION_ID": np.arange(len(second)),
         "TX_DATETIME": when,
@@ -111,9 +115,9 @@ def _columns(
         "TX_AMOUNT": amount,
         "TX_DURING_WEEKEND": (weekday >= 5).astype(np.int8),
         "TX_DURING_NIGHT": (hour <= 6).astype(np.int8),
-        "CUSTOMER_ID_NB_TX_7DAY_WINDOW": spent_count,
-        "CUSTOMER_ID_AVG_AMOUNT_7DAY_WINDOW": spent / np.maximum(spent_count, 1),
-        "TERMINAL_ID_NB_TX_7DAY_WINDOW": risk_count,
-        "TERMINAL_ID_RISK_7DAY_WINDOW": frauds / np.maximum(risk_count, 1),
+        "CUSTOMER_ID_NB_TX_7DAY_WINDOW": past["CUSTOMER_ID_count_7d"].astype(np.int32),
+        "CUSTOMER_ID_AVG_AMOUNT_7DAY_WINDOW": past["CUSTOMER_ID_TX_AMOUNT_mean_7d"],
+        "TERMINAL_ID_NB_TX_7DAY_WINDOW": past["TERMINAL_ID_count_7d_delay7d"].astype(np.int32),
+        "TERMINAL_ID_RISK_7DAY_WINDOW": past["TERMINAL_ID_TX_FRAUD_risk_7d_delay7d"],
         TARGET: fraud,
     }
