@@ -477,7 +477,7 @@ def test_the_operator_says_so_at_once_and_the_job_made_again_runs(verdicts, oper
     """What only Python can know: refused before anything is made, and the same name is good for the corrected file."""
     operator.wait_for_first_look()
     only_python = first_of_each_leaf(verdicts, lambda verdict: bool(verdict.faults) and verdict.refusal is None)
-    assert len(only_python) > 2
+    assert only_python
     names = {f"job-{number}": mutation for number, mutation in enumerate(only_python)}
     for name, mutation in names.items():
         namespace.create(name, **mutation.document["spec"])
