@@ -28,7 +28,9 @@ PICTURES = {
     "feature_importance.png",
     "feature_importance_of_model.png",
 }
-TABLES = {"feature_importance.json", "lineage/training_rows.npz", "model_card.md", "report.html"}
+TABLES = {
+    "feature_importance.json", "lineage/training_rows.npz", "lineage/workload.json", "model_card.md", "report.html",
+}  # fmt: skip
 
 
 class Told:

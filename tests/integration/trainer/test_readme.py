@@ -51,7 +51,7 @@ def test_the_quickstart_ends_with_metrics_version_and_next_commands(clean: Path)
     assert "make quickstart" in COMMANDS
     done = run("make quickstart", ROOT, M3_HOME=str(clean / "home"))
     assert done.returncode == 0, done.stderr
-    assert re.search(r"average_precision +0\.\d{4}\n", done.stdout)
+    assert re.search(r"average_precision +0\.\d{4}  \(0\.\d{4} to 0\.\d{4}\)\n", done.stdout)
     assert "registered fraud_detector version 1 (models:/fraud_detector/1)" in done.stdout
     assert "run it on a cluster          make cluster-up && kubectl apply -f manifests/samples/" in done.stdout
 
