@@ -20,7 +20,9 @@ def test_deleting_a_running_job_takes_everything_with_it_in_30_seconds(cluster, 
         stack.callback(cluster.delete_job, name)
         jobs = stack.enter_context(cluster.watch("trainingjobs", f"--field-selector=metadata.name={name}"))
         cluster.apply(document)
-        job = Job(jobs.first(lambda seen: Job(seen.object).has("Running"), timeout=120).object)
+        # not Running alone: that is said before the job's process has come to MLflow
+        job = Job(jobs.first(lambda seen: "mlflow" in Job(seen.object).status, timeout=120).object)
+        assert job.has("Running")
         selector = (f"--selector=m3.dev/job={name}", f"--namespace={JOBS}")
         for kind in ("rayjobs", "rayclusters", "pods"):
             assert cluster.get(kind, *selector)["items"] != [], f"no {kind} while it runs: the test would prove nothing"
