@@ -17,6 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
+SAMPLE = ROOT / "manifests/samples/trainingjob.yaml"
 PORTS = itertools.cycle(random.sample(range(20_000, 32_000), 12_000))
 HANDBOOK = next(
     (path for folder in ROOT.parents if (path := folder / "shared/data/transactions.parquet").exists()), None

@@ -21,9 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness import ROOT, machine, timed, write
+from harness import SAMPLE, machine, timed, write
 
-SAMPLE = ROOT / "manifests/samples/trainingjob.yaml"
 GOAL_RATIO = 0.1
 SEED_FIT = {"n_estimators": 100, "max_depth": 10, "random_state": 42, "n_jobs": -1}
 

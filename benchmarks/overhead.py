@@ -13,9 +13,8 @@ import tempfile
 import time
 from typing import Any
 
-from harness import ROOT, machine, timed, write
+from harness import ROOT, SAMPLE, machine, timed, write
 
-SAMPLE = ROOT / "manifests/samples/trainingjob.yaml"
 BARE = ROOT / "benchmarks/bare_sklearn.py"
 GOAL_SECONDS = 5.0
 

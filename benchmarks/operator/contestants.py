@@ -22,12 +22,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from harness import ROOT, unused_port
+from harness import ROOT, SAMPLE, unused_port
 from load import JOBSETS, RAYJOBS, TRAININGJOBS, TRAINJOBS, Resource
 from process import Program
 
 HERE = Path(__file__).parent
-SAMPLE = ROOT / "manifests/samples/trainingjob.yaml"
 TRAINER_RUNTIME = "manifests/base/runtimes/torch_distributed.yaml"
 UNLIMITED = 1_000_000
 MANY_WORKERS = 32

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from typing import Any
 
 import contestants
 import load
-from apiserver import ApiServer, quiet
+from apiserver import ApiServer, quiet, wait_for
 from mlflow_server import Mlflow
 from throughput import warm_up
 
@@ -34,7 +32,7 @@ async def measure(server: ApiServer, mlflow: Mlflow, number: int) -> Object:
             bodies = contestants.encoded(contestant, [f"job-{index}" for index in range(number)])
             server.skip_audit()
             wave = await load.wave(client, namespace, contestant.parents, contestant.children, bodies, TIMEOUT)
-            await until_written(server, number)
+            until_written(server, number)
             after = program.usage()
         for resource in (contestant.parents, contestant.children):
             await client.delete_all(resource, namespace)
@@ -47,13 +45,11 @@ async def measure(server: ApiServer, mlflow: Mlflow, number: int) -> Object:
     }
 
 
-async def until_written(server: ApiServer, number: int) -> None:
+def until_written(server: ApiServer, number: int) -> None:
     """Until every job's status says that its RayJob is there: the operator puts that off while others wait for theirs."""
-    end = time.monotonic() + TIMEOUT
-    while True:
+
+    def are_written() -> bool:
         requests = server.audited("m3")
-        if sum(request.verb == "patch" and request.resource == "trainingjobs/status" for request in requests) >= number:
-            return
-        if time.monotonic() > end:
-            raise SystemExit(f"not every one of {number} statuses is written after {TIMEOUT:g} s")
-        await asyncio.sleep(1)
+        return sum(each.verb == "patch" and each.resource == "trainingjobs/status" for each in requests) >= number
+
+    wait_for(are_written, TIMEOUT, f"all of {number} statuses are written", every=1.0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from m3_trainer import figures
 from m3_trainer.config import Evaluation, Workload
-from m3_trainer.evaluate import Scored
+from m3_trainer.evaluate import METRICS, Scored
 from m3_trainer.importance import Importances
 from m3_trainer.intervals import Interval
 from m3_trainer.segments import Segment
@@ -61,7 +61,7 @@ class Account:
     def pictures(self) -> dict[str, bytes]:
         """PNGs by their paths, in the order of the report."""
         rows, threshold = self.scored, self.evaluation.threshold
-        average, area = _both_areas(rows)
+        average, area = self._metric("average_precision"), self._metric("roc_auc")
         drawn = {
             f"{CURVES}/precision_recall.png": figures.precision_recall(rows, average, threshold),
             f"{CURVES}/roc.png": figures.roc(rows, area),
@@ -81,6 +81,10 @@ class Account:
             )
             drawn["feature_importance_of_model.png"] = own
         return {path: figures.png(figure) for path, figure in drawn.items()}
+
+    def _metric(self, name: str) -> float:
+        """A metric that the pictures show, whether or not the file asks for it."""
+        return self.metrics[name] if name in self.metrics else float(METRICS[name](self.scored, self.evaluation))
 
     def _importance_table(self) -> dict[str, Any]:
         found = self.importances
@@ -185,12 +189,6 @@ def confusion_table(rows: Scored, threshold: float) -> np.ndarray:
     """Counts of shape (2, 2): row is the truth, column what the model says."""
     told = (rows.score >= threshold).astype(int)
     return np.bincount(2 * rows.target.astype(int) + told, minlength=4).reshape(2, 2)
-
-
-def _both_areas(rows: Scored) -> tuple[float, float]:
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    return float(average_precision_score(rows.target, rows.score)), float(roc_auc_score(rows.target, rows.score))
 
 
 def shown(value: float) -> str:

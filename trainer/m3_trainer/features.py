@@ -120,7 +120,7 @@ class Table:
             return texts(column)
         if name in self._dates:
             return self._days_since(name, column, rows)
-        return numbers(column)
+        return frames.finite(column, "features", "set infinite values to missing or exclude it")
 
     def _days_since(self, name: str, column: pd.Series, rows: np.ndarray) -> np.ndarray:
         dates = frames.as_times(column, f"features.dates: `{name}`").to_numpy()
@@ -129,21 +129,10 @@ class Table:
         return (self._times.iloc[rows].to_numpy() - dates) / DAY
 
 
-def numbers(column: pd.Series) -> np.ndarray:
-    """A column as float64 of shape (n,), a missing value as NaN. Raises `DataError` on an infinite one."""
-    values = column.to_numpy(dtype="float64", na_value=np.nan)
-    if np.isinf(values).any():
-        raise DataError(
-            f"features: `{column.name}` must be finite in every row; set infinite values to missing or exclude it"
-        )
-    return values
-
-
 def texts(column: pd.Series) -> np.ndarray:
-    """A column of names as texts, of shape (n,), a missing value as NaN; 5411 and 5411.0 are the same name."""
+    """A column of names as texts, of shape (n,), a missing value as NaN."""
     codes, found = pd.factorize(column)
-    names = [str(int(value)) if isinstance(value, float) and value.is_integer() else str(value) for value in found]
-    return np.array([*names, np.nan], dtype=object)[codes]
+    return np.array([*map(frames.as_name, found), np.nan], dtype=object)[codes]
 
 
 def of(

@@ -19,6 +19,9 @@ WHOLE_DAYS = "card_precision_at_k"
 """Folds drawn at random hold a part of each day's cards, so the metric that counts cards a day means nothing there."""
 
 
+COUNTS = ("train_rows", "train_positives", "test_rows", "test_positives")
+
+
 @dataclass(frozen=True)
 class Fold:
     """Rows to learn from and rows to judge by; `day` and `card` belong to the latter."""
@@ -32,13 +35,8 @@ class Fold:
     card: np.ndarray | None = None
 
     def counts(self) -> dict[str, int]:
-        figures = {
-            "train_rows": len(self.train),
-            "train_positives": self.train_target.sum(),
-            "test_rows": len(self.test),
-            "test_positives": self.test_target.sum(),
-        }
-        return {name: int(figure) for name, figure in figures.items()}
+        figures = len(self.train), self.train_target.sum(), len(self.test), self.test_target.sum()
+        return {name: int(figure) for name, figure in zip(COUNTS, figures, strict=True)}
 
     def scored(self, score: np.ndarray) -> Scored:
         return Scored(self.test_target.to_numpy(), score, self.day, self.card)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from m3_trainer import evaluate, intervals
 from m3_trainer.config import Evaluation
+from m3_trainer.data.frame import as_name
 from m3_trainer.evaluate import Scored
 from m3_trainer.intervals import Interval
 
@@ -90,17 +91,12 @@ def _shown(edge: Any) -> str:
 
 
 def _named(column: pd.Series) -> pd.Series:
-    text = column.astype("object").map(_text, na_action="ignore")
+    text = column.astype("object").map(as_name, na_action="ignore")
     counts = text.value_counts()
     common = sorted(sorted(counts.index, key=lambda name: (-counts[name], name))[:MAX_VALUES])
     others = [OTHERS] if len(counts) > len(common) else []
     known = text.where(text.isna() | text.isin(common), OTHERS) if others else text
     return pd.Series(pd.Categorical(known, categories=[*common, *others]), index=column.index)
-
-
-def _text(value: Any) -> str:
-    """1 for 1.0: a column of whole numbers with a gap is read as floats."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def as_metrics(segments: Iterable[Segment]) -> dict[str, float]:

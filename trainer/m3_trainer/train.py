@@ -34,7 +34,7 @@ from m3_trainer.account import Account
 from m3_trainer.config import Workload
 from m3_trainer.data import frame as frames
 from m3_trainer.data import sources
-from m3_trainer.folds import Fold, Judged
+from m3_trainer.folds import COUNTS, Fold, Judged
 from m3_trainer.intervals import Interval
 from m3_trainer.lineage import Code, Lineage
 from m3_trainer.origin import Origin
@@ -43,37 +43,24 @@ from m3_trainer.tracking import Run, Tracker
 
 log = logging.getLogger(__name__)
 
-COUNTS = ("train_rows", "train_positives", "test_rows", "test_positives")
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a model learns from and what it is judged on; `day` and `card` belong to the test rows."""
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Fold):
+    """What a model learns from and what it is judged on, and what is known of all the rows."""
 
     digest: str
     rows: int
     dtypes: dict[str, str]
     names: list[str]
     categorical: list[str]
-    train: pd.DataFrame
-    train_target: pd.Series
-    test: pd.DataFrame
-    test_target: pd.Series
-    day: np.ndarray | None
-    card: np.ndarray | None
     segments: pd.DataFrame
     """The columns of `evaluation.segments`, of the test rows."""
     folds: tuple[Callable[[], Fold], ...] = ()
     """The folds by time, each divided off when it is its turn: together they may be many times the data."""
 
-    def counts(self) -> dict[str, int]:
-        figures = len(self.train), self.train_target.sum(), len(self.test), self.test_target.sum()
-        return {name: int(figure) for name, figure in zip(COUNTS, figures, strict=True)}
-
     def scored_by(self, estimator: Any) -> evaluate.Scored:
         """The test rows with the estimator's probabilities."""
-        score = models.probabilities(estimator, self.test)
-        return evaluate.Scored(self.test_target.to_numpy(), score, self.day, self.card)
+        return self.scored(models.probabilities(estimator, self.test))
 
 
 @dataclass(frozen=True)
@@ -210,19 +197,13 @@ def prepare(workload: Workload) -> Prepared:
     parts = splitting.split(workload, frame, target, times)
     others = splitting.folds(workload, frame, target, times)
     divide = _Division(frame, target, times, table, rows, workload.data.customer_column)
-    own = divide(parts)
     return Prepared(
+        **vars(divide(parts)),
         digest=source.digest,
         rows=len(rows),
         dtypes={str(name): str(dtype) for name, dtype in frame.dtypes.items()},
         names=table.names,
         categorical=table.categorical,
-        train=own.train,
-        train_target=own.train_target,
-        test=own.test,
-        test_target=own.test_target,
-        day=own.day,
-        card=own.card,
         segments=frame.loc[:, list(dict.fromkeys(workload.evaluation.segments or ()))].iloc[parts.test],
         folds=tuple(partial(divide, part, f"training from {split.train_start}") for split, part in others),
     )

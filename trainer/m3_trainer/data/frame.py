@@ -98,3 +98,16 @@ def as_times(column: pd.Series, named: str) -> pd.Series:
     except (ValueError, TypeError) as error:
         raise DataError(f"{named} must hold dates and times: {str(error).splitlines()[0]}") from error
     return times.dt.tz_convert(None) if times.dt.tz is not None else times
+
+
+def finite(column: pd.Series, field: str, cure: str) -> np.ndarray:
+    """A column of numbers as float64 of shape (n,), a missing value as NaN. Raises `DataError` on an infinite one."""
+    values = column.to_numpy(dtype="float64", na_value=np.nan)
+    if np.isinf(values).any():
+        raise DataError(f"{field}: `{column.name}` must be finite in every row; {cure}")
+    return values
+
+
+def as_name(value: object) -> str:
+    """A value as a name: 5411 and 5411.0 are the same one, for a column of whole numbers with a gap is read as floats."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

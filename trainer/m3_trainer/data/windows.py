@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from m3_trainer.config import Window
+from m3_trainer.data.frame import finite
 from m3_trainer.errors import DataError
 
 MICROSECONDS = 1_000_000
@@ -133,12 +134,7 @@ def _numbered(times: np.ndarray) -> tuple[np.ndarray, int]:
 def _numbers(column: pd.Series) -> np.ndarray:
     if not pd.api.types.is_numeric_dtype(column):
         raise DataError(f"features.windows: `{column.name}` must be numeric, holds {column.dtype}")
-    values = column.to_numpy(dtype=float, na_value=np.nan)
-    if np.isinf(values).any():
-        raise DataError(
-            f"features.windows: `{column.name}` must be finite in every row; set infinite values to missing"
-        )
-    return values
+    return finite(column, "features.windows", "set infinite values to missing")
 
 
 @dataclass(frozen=True)
