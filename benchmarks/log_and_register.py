@@ -53,7 +53,7 @@ def ours(home: Path, with_report: bool) -> float:
         )
         params = train.params_of(workload, found, estimator)
         run.log(params=params, tags=lineage.tags())
-        run.log_dataset(workload.data.uri, found.digest, found.dtypes, found.rows)
+        run.log_dataset(workload.data, found.digest, found.dtypes, found.rows)
         card = ""
         if with_report:
             test = challenge.Test(found.test, scored, workload.evaluation)

@@ -9,7 +9,7 @@ compile() {
   "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
     --custom-compile-command "make lock" "$@"
 }
-compile pyproject.toml --extra operator --extra trainer --extra boosting --extra cluster --group dev -o requirements/dev.txt
+compile pyproject.toml --extra operator --extra trainer --extra boosting --extra cluster --extra kaggle --group dev -o requirements/dev.txt
 compile pyproject.toml --extra operator -c requirements/dev.txt -o requirements/operator.txt
 compile pyproject.toml --extra trainer --extra boosting -c requirements/dev.txt -o requirements/trainer.txt
 compile pyproject.toml --extra trainer --extra boosting --extra cluster -c requirements/dev.txt -o requirements/laptop.txt

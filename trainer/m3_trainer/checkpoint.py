@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from m3_trainer import __version__, models
-from m3_trainer.data import sources
+from m3_trainer.data import stores
 from m3_trainer.errors import InvalidSpec
 from m3_trainer.origin import Origin
 
@@ -109,7 +109,7 @@ def store(storage: str, uid: str) -> Store:
     import fsspec
 
     try:
-        filesystem, root = fsspec.core.url_to_fs(storage, **sources.store_options(storage))
+        filesystem, root = fsspec.core.url_to_fs(storage, **stores.store_options(storage))
     except (ImportError, ValueError) as error:
         raise InvalidSpec(
             f"spec.storage.uri: {storage} must be of a store that the image can write to: {error}"
@@ -195,6 +195,6 @@ def _said(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(error, OSError) and not sources.is_from_a_store(error):
+        if not isinstance(error, OSError) and not stores.is_from_a_store(error):
             raise
         log.warning("the checkpoint %s: %s", what, error)

@@ -51,7 +51,10 @@ KNOWN_URL = f"^({'|'.join(URI_SCHEMES)})([+][a-z0-9]+)?://"
 ANY_SCHEME = "^[A-Za-z][-A-Za-z0-9+.]+:"
 """Of two characters at least: C:/ is a path."""
 STORE_URL, STORED_OBJECT = "^(s3|gs|https?)://", "^(s3|gs|https?)://[^/?#]+/[^?#]"
-FILE_ENDING = "(?i)[.](csv|csv[.]gz|tsv|parquet|pq)([?#].*)?$"
+FILE_ENDING = "(?i)([.](csv|csv[.]gz|tsv|parquet|pq)([?#].*)?|/)$"
+"""A folder ends in /: its files' endings then say what they are."""
+MANY_OVER_HTTP = "^https?://([^?#]*[*]|[^?#]*/([?#]|$))"
+PASSWORD_INSIDE = "(?i)^[^/]+://([^/?#@]*:[^/?#]*@|.*[?&](password|passwd|pwd)=)"  # noqa: S105 - a pattern
 _OPTION = "((rows|days)=[1-9][0-9]{0,8}|seed=[0-9]{1,9})"
 SAMPLE_URL = f"^sample://transactions([?]{_OPTION}(&{_OPTION})*)?$"
 
@@ -101,19 +104,26 @@ class Data(Model):
             check=lambda data: not data.uri.startswith("sample:") or re.fullmatch(SAMPLE_URL, data.uri) is not None,
         ),
         Rule(
-            cel=f"!self.uri.contains('*') || self.uri.matches('{SQL_URL}')",
-            message="`uri` must name one file: `*` is not expanded",
-            check=lambda data: "*" not in data.uri or data.is_sql,
+            cel=f"!self.uri.matches('{MANY_OVER_HTTP}')",
+            message="`uri` must name one file where it begins with http:// or https://: a web server has no folders to look into",
+            check=lambda data: re.match(MANY_OVER_HTTP, data.uri) is None,
+        ),
+        Rule(
+            cel=f"!self.uri.matches('{PASSWORD_INSIDE}')",
+            message="`uri` must hold no password: it is read from the environment, in the cluster from `secretRef`; for a "
+            "database as DATABASE_PASSWORD",
+            check=lambda data: re.match(PASSWORD_INSIDE, data.uri) is None,
         ),
         Rule(
             cel=f"!self.uri.matches('{STORE_URL}') || self.uri.matches('{STORED_OBJECT}')",
-            message="`uri` must name a file in its store, as s3://bucket/transactions.parquet",
+            message="`uri` must name a file, or a folder, in its store, as s3://bucket/transactions.parquet",
             check=lambda data: not re.match(STORE_URL, data.uri) or re.match(STORED_OBJECT, data.uri) is not None,
         ),
         Rule(
             cel=f"has(self.format) || self.uri.startsWith('sample:') || self.uri.matches('{SQL_URL}')"
             f" || self.uri.matches('{FILE_ENDING}')",
-            message="`format` must be set to csv or parquet where `uri` does not end in .csv, .csv.gz, .tsv, .parquet or .pq",
+            message="`format` must be set to csv or parquet where `uri` does not end in .csv, .csv.gz, .tsv, .parquet or .pq, "
+            "or, for a folder, in /",
             check=lambda data: (
                 data.format is not None or not data.is_file or re.search(FILE_ENDING, data.uri) is not None
             ),
@@ -148,10 +158,12 @@ class Data(Model):
             "must be one line, without a space first or last: a path or a URL",
         ),
     ]
-    """Where the rows are: a path, or a URL of scheme file, s3, gs, http or https to CSV (plain or gz) or Parquet; a SQL URL
-    together with `query`; or `sample://transactions?rows=200000&seed=7`, which is generated where the job runs."""
+    """Where the rows are: a path, or a URL of scheme file, s3, gs, http or https to CSV (plain or gz) or Parquet; but over http
+    also a folder of such files, as `s3://bucket/transactions/`, or a pattern, as `data/2018-*.parquet`; a SQL URL together with
+    `query`; or `sample://transactions?rows=200000&seed=7`, which is generated where the job runs. A password never stands here:
+    S3's is AWS_SECRET_ACCESS_KEY in the environment, a database's DATABASE_PASSWORD."""
     format: Literal["csv", "parquet"] | None = None
-    """Format of the rows; by default the ending of the path decides."""
+    """Format of the rows; by default the ending of the path, or of a folder's files, decides."""
     query: (
         Annotated[
             str,
@@ -160,7 +172,8 @@ class Data(Model):
         ]
         | None
     ) = None
-    """SQL that selects the rows; with a SQL URL only."""
+    """SQL that selects the rows, a `select` whose columns have names of their own; with a SQL URL only. It is read in the order
+    of all its columns, in parts."""
     target: Column
     """Column to predict: 0 or 1, both present."""
     time_column: Column | None = None
@@ -170,7 +183,8 @@ class Data(Model):
     sample_size: Annotated[int, Field(ge=2, le=10_000_000_000)] | None = None
     """Train on this many rows, drawn at random with the model's `randomState`, when memory is short; all rows by default."""
     secret_ref: SecretRef | None = None
-    """Credentials of the source, given to the job's pods as environment variables (in the cluster only)."""
+    """Credentials of the source, given to the job's pods as environment variables (in the cluster only): AWS_ACCESS_KEY_ID and
+    AWS_SECRET_ACCESS_KEY, or DATABASE_USER and DATABASE_PASSWORD."""
     expected_digest: (
         Annotated[
             str,
@@ -179,7 +193,8 @@ class Data(Model):
         ]
         | None
     ) = None
-    """Digest that the data must have; other data is refused."""
+    """Digest that the data must have, as the run of that data has logged it (tag `m3.data.digest`); other data is refused. Of
+    files it is the sha256 over sorted lines of path and sha256 of the content, of a query that of its rows in Arrow's format."""
 
     @property
     def scheme(self) -> str:

@@ -153,3 +153,9 @@ def is_disk_full(error: BaseException) -> bool:
         or "No space left on device" in str(link)
         for link in chain(error)
     )
+
+
+def last_line(error: BaseException) -> str:
+    """What a library has to say, in one line: the last one, where SQLAlchemy adds the statement and a link after it."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("[SQL", "(Background"))]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from m3_trainer import config
+from m3_trainer.data import stores
 from m3_trainer.errors import (
     HeadRestarted,
     InvalidSpec,
@@ -233,17 +235,17 @@ class Run:
         child.log(metrics=metrics)
         self.client.set_terminated(child.id, "FINISHED", end_time=end)
 
-    def log_dataset(self, uri: str, digest: str, columns: Mapping[str, str], rows: int) -> None:
+    def log_dataset(self, data: config.Data, digest: str, columns: Mapping[str, str], rows: int) -> None:
         """The data as MLflow's dataset input; MLflow keeps 36 characters of a digest, the tag `m3.data.digest` all."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
-            name=Path(urlsplit(uri).path).name or urlsplit(uri).netloc or "data",
+            name=dataset_name(data.uri),
             digest=digest.removeprefix("sha256:")[:MAX_DATASET_DIGEST],
-            source_type=urlsplit(uri).scheme or "file",
-            source=json.dumps({"uri": without_password(uri)}),
-            schema=json.dumps({"columns": columns}),
-            profile=json.dumps({"num_rows": rows}),
+            source_type=SOURCE_TYPES.get(data.scheme, data.scheme),
+            source=json.dumps(dataset_source(data)),
+            schema=json.dumps({"mlflow_colspec": [colspec(name, dtype) for name, dtype in columns.items()]}),
+            profile=json.dumps({"num_rows": rows, "num_elements": rows * len(columns)}),
         )
         self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
@@ -287,10 +289,37 @@ def system_metrics(run: Run) -> Iterator[None]:
         monitor.finish()
 
 
-def without_password(uri: str) -> str:
-    """The URI without user and password: it goes into tags that everybody reads."""
+SOURCE_TYPES = {"file": "local", "https": "http"}
+"""MLflow's own words for where a dataset comes from: of those that it knows, `mlflow.data.get_source` finds the data again."""
+
+
+def dataset_name(uri: str) -> str:
+    """The last part of a path or an address that names something."""
     parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+    return Path(parts.path).name or parts.netloc.rpartition("@")[2] or "data"
+
+
+def dataset_source(data: config.Data) -> dict[str, str]:
+    """Where the data is, without what only its reader may know: this goes into what everybody reads."""
+    uri = stores.shown(data.uri)
+    if uri.startswith(stores.WEB):
+        return {"url": uri}
+    return {"uri": uri} | ({"query": data.query} if data.query else {})
+
+
+def colspec(name: str, dtype: str) -> dict[str, str | bool]:
+    """A column in MLflow's own schema, which its pages show; `dtype` as pandas names it."""
+    names = {
+        "bool": "boolean",
+        "boolean": "boolean",
+        "float32": "float",
+        "float64": "double",
+        "int64": "long",
+        "uint32": "long",
+        "uint64": "long",
+    }
+    kind = "datetime" if dtype.startswith("datetime") else "integer" if "int" in dtype else "string"
+    return {"type": names.get(dtype, kind), "name": name, "required": True}
 
 
 def registered_before(tracker: Tracker, experiment: str, origin: Origin) -> Run | None:

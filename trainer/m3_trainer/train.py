@@ -33,7 +33,7 @@ from m3_trainer import split as splitting
 from m3_trainer.account import Account
 from m3_trainer.config import Workload
 from m3_trainer.data import frame as frames
-from m3_trainer.data import sources
+from m3_trainer.data import sources, stores
 from m3_trainer.folds import COUNTS, Fold, Judged
 from m3_trainer.intervals import Interval
 from m3_trainer.lineage import Code, Lineage
@@ -130,7 +130,7 @@ def _train(workload: Workload, run: Run, clock: Clock) -> Result:
     params = params_of(workload, prepared, estimator)
     with clock.step("log what is asked"):
         run.log(params=params, tags=lineage.tags() | {"m3.phase": "training"})
-        run.log_dataset(workload.data.uri, prepared.digest, prepared.dtypes, prepared.rows)
+        run.log_dataset(workload.data, prepared.digest, prepared.dtypes, prepared.rows)
     with clock.step("fit"):
         kept = checkpoint.of(run.origin, workload.digest(), prepared.digest)
         estimator = models.fit(estimator, prepared.train, prepared.train_target, progress.part(0.1, 0.9), kept)
@@ -266,7 +266,7 @@ def account_of(
             partial(models.probabilities, estimator), prepared.test, scored.target, seed
         ),
         own_importances=models.importances(estimator, prepared.names),
-        lineage={"data": tracking.without_password(workload.data.uri)} | lineage.told(),
+        lineage={"data": stores.shown(workload.data.uri)} | lineage.told(),
         run=run.told(),
         params=params,
         segments=segments.of(prepared.segments, scored, asked, seed),

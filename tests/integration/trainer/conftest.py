@@ -13,6 +13,7 @@ import pytest
 import yaml
 from harness import unused_port
 from jobs import Job
+from postgres import Postgres, serve
 from support import M3, Ended, wait_until
 
 from m3_trainer.cli.main import main
@@ -23,6 +24,8 @@ VARIABLES = (
     "MLFLOW_EXPERIMENT_NAME",
     "TRAIN_DATA_PATH",
     "SAMPLE_SIZE",
+    "DATABASE_USER",
+    "DATABASE_PASSWORD",
     "M3_HOME",
     "M3_WORKLOAD",
 )
@@ -135,3 +138,10 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A real PostgreSQL."""
+    with serve(tmp_path_factory.mktemp("postgres")) as server:
+        yield server

@@ -3,12 +3,11 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
-import pandas as pd
 import pytest
 from harness import HANDBOOK, unused_port
 from support import M3
@@ -98,98 +97,6 @@ if HANDBOOK is not None:  # not part of the repository: where it is missing ther
             "train_rows": 67_240, "train_positives": 598, "test_rows": 58_264, "test_positives": 385,
         }  # fmt: skip
         assert result["metrics"] == {name: pytest.approx(value, abs=0.001) for name, value in PUBLISHED.items()}
-
-
-def csv(**columns: list) -> str:
-    pd.DataFrame(columns).to_csv("rows.csv", index=False)
-    return "rows.csv"
-
-
-def many(*values: object) -> list:
-    return [values[index % len(values)] for index in range(200)]
-
-
-DATA_MISTAKES: dict[str, tuple[Callable[[], dict], int, str]] = {
-    "a missing file": (
-        lambda: {"uri": "none.csv"},
-        3,
-        "data.uri: the file none.csv must exist where the job runs; looked from",
-    ),
-    "a folder": (lambda: {"uri": ".", "format": "csv"}, 3, "must be one file of CSV or Parquet, is a folder"),
-    "an empty file": (
-        lambda: {"uri": (Path("empty.csv").write_text(""), "empty.csv")[1]},
-        3,
-        "the file empty.csv must hold rows, is empty",
-    ),
-    "a header without rows": (
-        lambda: {"uri": (Path("head.csv").write_text("a,y\n"), "head.csv")[1]},
-        3,
-        "head.csv must hold at least one row, holds none",
-    ),
-    "an unknown ending": (
-        lambda: {"uri": (Path("rows.dat").write_text("a"), "rows.dat")[1]},
-        2,
-        "spec.data: `format` must be set to csv or parquet where `uri` does not end in .csv",
-    ),
-    "CSV that calls itself Parquet": (
-        lambda: {"uri": (Path("rows.parquet").write_text("a,y\n1,0\n"), "rows.parquet")[1]},
-        3,
-        "data.uri: rows.parquet must be Parquet",
-    ),
-    "a file of bytes": (
-        lambda: {"uri": (Path("bytes.csv").write_bytes(bytes(range(128, 256))), "bytes.csv")[1]},
-        3,
-        "data.uri: bytes.csv must be CSV",
-    ),
-    "an unknown column": (
-        lambda: {"uri": csv(a=many(1, 2), label=many(0, 1)), "target": "labell"},
-        3,
-        "data.target: column `labell` must be in the data; did you mean `label`?",
-    ),
-    "a target with one class": (
-        lambda: {"uri": csv(a=many(1, 2), y=many(0))},
-        3,
-        "data.target: `y` must have both classes, 0 and 1; every row has 0",
-    ),
-    "a NaN target": (
-        lambda: {"uri": csv(a=many(1, 2), y=[None, *many(0, 1)[1:]])},
-        3,
-        "data.target: `y` must have a value in every row; 1 of 200 rows have none, the first is row 1",
-    ),
-    "a class with one row": (
-        lambda: {"uri": csv(a=many(1, 2), y=[1, *many(0)[1:]])},
-        3,
-        "data.target: each class must have at least 2 rows, one for training and one for the test",
-    ),
-    "an infinite feature": (
-        lambda: {"uri": csv(a=[float("inf"), *many(1, 2)[1:]], y=many(0, 1))},
-        3,
-        "features: `a` must be finite in every row",
-    ),
-    "a scheme without its package": (
-        lambda: {"uri": "gs://bucket/rows.csv"},
-        2,
-        "data.uri: reading gs:// needs a package",
-    ),
-    "a server that is not there": (
-        lambda: {"uri": f"http://127.0.0.1:{unused_port()}/rows.csv"},
-        7,
-        "data.uri: ",
-    ),
-}
-
-
-@pytest.mark.parametrize(("data", "code", "message"), DATA_MISTAKES.values(), ids=DATA_MISTAKES.keys())
-def test_a_mistake_in_the_data_is_one_message(m3, clean: Path, data, code: int, message: str) -> None:
-    job = {
-        "apiVersion": "m3.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": "bad"},
-        "spec": {"data": {"target": "y"} | data()},
-    }  # fmt: skip
-    Path("job.yaml").write_text(json.dumps(job))
-    ended = m3("run", "-f", "job.yaml")
-    assert (ended.code, message in ended.err) == (code, True), ended.err
-    assert "Traceback" not in ended.err
-    assert registered(clean / "m3") == []
 
 
 SPEC_MISTAKES = {

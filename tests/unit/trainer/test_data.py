@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 
 from m3_trainer.config import Data, Workload
+from m3_trainer.data import digests, sample, sources, stores, tables
 from m3_trainer.data import frame as frames
-from m3_trainer.data import sample, sources
 from m3_trainer.errors import DataError, InvalidSpec
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others() -> None:
     one, same, other = sample.transactions(2_000, 7), sample.transactions(2_000, 7), sample.transactions(2_000, 8)
-    assert sources.frame_digest(one) == sources.frame_digest(same) != sources.frame_digest(other)
+    assert digests.of_frame(one) == digests.of_frame(same) != digests.of_frame(other)
 
 
 @pytest.mark.parametrize("rows", [100, 5_000, 200_000])
@@ -49,18 +49,29 @@ def test_a_sample_that_cannot_be_made_is_refused(options: dict[str, int], messag
         sample.transactions(**({"rows": 1000} | options))
 
 
+def test_a_sample_is_what_its_uri_says_and_the_rest_by_default() -> None:
+    assert sources.sample_options("sample://transactions?rows=500") == {"rows": 500, "seed": 7, "days": 60}
+
+
 @pytest.mark.parametrize(
-    ("uri", "message"),
+    ("name", "given", "expected"),
     [
-        ("sample://cards", "a sample must be `sample://transactions`, is sample://cards"),
-        ("sample://transactions?row=5", "option `row` of a sample must be one of rows, seed, days"),
-        ("sample://transactions?rows=many", "option `rows` of a sample must be a whole number, is 'many'"),
+        ("ROWS.CSV", None, tables.Format("csv")),
+        ("rows.csv.gz", None, tables.Format("csv", is_gzip=True)),
+        ("rows.tsv", None, tables.Format("csv", "\t")),
+        ("rows.pq", None, tables.Format("parquet")),
+        ("part-0", "parquet", tables.Format("parquet")),
+        ("rows.gz", "csv", tables.Format("csv", is_gzip=True)),
+        ("rows.txt", None, None),
     ],
 )
-def test_a_sample_uri_that_says_something_else_is_refused(uri: str, message: str) -> None:
-    with pytest.raises(InvalidSpec) as raised:
-        sources.sample_options(uri)
-    assert message in str(raised.value)
+def test_the_format_is_what_the_file_says_else_the_ending(name: str, given: str | None, expected: object) -> None:
+    assert tables.format_of(name, given) == expected
+
+
+def test_a_signature_in_an_address_is_not_shown() -> None:
+    assert stores.shown("https://host/rows.csv?X-Amz-Signature=f00d") == "https://host/rows.csv"
+    assert stores.shown("sample://transactions?rows=500") == "sample://transactions?rows=500"
 
 
 def test_the_digest_of_a_file_is_over_its_name_and_content(tmp_path: Path) -> None:
@@ -88,21 +99,6 @@ def test_csv_and_parquet_hold_the_same_rows(tmp_path: Path, name: str) -> None:
         frame.to_csv(path, index=False, sep="\t" if name.endswith("tsv") else ",")
     read = sources.read(Data(uri=str(path), target="y"), lambda column: column != "unused")
     pd.testing.assert_frame_equal(read.frame, frame[["a", "y"]])
-
-
-def test_sql_is_read_in_a_total_order(tmp_path: Path) -> None:
-    import sqlalchemy
-
-    uri = f"sqlite:///{tmp_path / 'rows.db'}"
-    frame = pd.DataFrame({"a": [3.0, 1.0, 2.0], "y": [1, 0, 0]})
-    with sqlalchemy.create_engine(uri).begin() as connection:
-        frame.to_sql("rows", connection, index=False)
-    reads = [
-        sources.read(Data(uri=uri, target="y", query=f"select * from rows order by a {order}"), lambda _: True)
-        for order in ("asc", "desc")
-    ]
-    assert reads[0].frame["a"].tolist() == [1.0, 2.0, 3.0]
-    assert reads[0].digest == reads[1].digest
 
 
 TARGETS = {

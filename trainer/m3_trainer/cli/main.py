@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -32,7 +33,7 @@ app = typer.Typer(
     help="Train, track and score tabular models: the same file on a laptop and, by kubectl apply, on a cluster.",
     epilog=EXIT_CODES,
 )
-data_app = typer.Typer(no_args_is_help=True, help="Make data.")
+data_app = typer.Typer(no_args_is_help=True, help="Make data, or fetch it.")
 app.add_typer(data_app, name="data")
 
 
@@ -298,6 +299,27 @@ def data_sample(
     print(
         f"{out}: {len(frame):,} transactions, {int(frame[sample.TARGET].sum()):,} of them fraud (column {sample.TARGET})"
     )
+
+
+class Dataset(StrEnum):
+    ieee_cis = "ieee-cis"
+
+
+@data_app.command("download")
+def data_download(
+    name: Annotated[Dataset, typer.Argument(help="Which data.")],
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; by default data/NAME.parquet.")] = None,
+) -> None:
+    """Fetch a public data set, under its own terms: ieee-cis, from Kaggle with a key of your own.
+
+    Example: m3 data download ieee-cis && m3 run -f manifests/samples/ieee-cis.yaml
+    """
+    from m3_trainer.data import kaggle
+
+    target = out or Path("data") / f"{name.value}.parquet"
+    if target.suffix != ".parquet":
+        raise InvalidSpec(f"--out: must end in .parquet, is {target}")
+    print(f"{target}: {kaggle.download(target):,} transactions (column isFraud)")
 
 
 cluster.add_to(app)

@@ -1,1 +1,2 @@
-"""Rows in: `sources` reads them, `sample` makes them, `frame` checks what was read."""
+"""Rows in: `sources` reads them, from `stores` of files or by `sql`, as Arrow's `tables`; `sample` makes them, `kaggle` fetches
+them; `frame` checks what was read."""
