@@ -23,6 +23,7 @@ import sqlalchemy
 from postgres import Postgres
 from support import Ended
 
+from m3_trainer import features
 from m3_trainer.config import Data
 from m3_trainer.data import sources
 from m3_trainer.errors import DataError, InvalidSpec, SourceUnavailable
@@ -124,7 +125,7 @@ def test_what_csv_may_hold_is_read_as_pandas_reads_it() -> None:
         b"3,,false,None,1\r\n"
     )
     expected = pd.DataFrame(
-        {"a": [1, None, 3], "text": ['two\nlines, and a "quote"', None, None], "flag": [1.0, None, 0.0],
+        {"a": [1, None, 3], "text": ['two\nlines, and a "quote"', None, None], "flag": pd.array([True, None, False], "boolean"),
          "small": [1e-300, None, None], "y": [0, 1, 1]}
     )  # fmt: skip
     pd.testing.assert_frame_equal(read("rows.csv").frame, expected)
@@ -145,7 +146,7 @@ def test_parquet_of_other_tools_is_read_into_numbers_and_times() -> None:
     parquet.write_table(pa.table(columns), "rows.parquet")
     found = {str(name): str(dtype) for name, dtype in read("rows.parquet").frame.dtypes.items()}
     assert found == {
-        "money": "float64", "day": "datetime64[s]", "flag": "float64", "kind": "category", "y": "int8",
+        "money": "float64", "day": "datetime64[s]", "flag": "boolean", "kind": "category", "y": "int8",
     }  # fmt: skip
 
 
@@ -306,11 +307,30 @@ def test_the_values_of_a_database_become_numbers_and_times(postgres: Postgres, m
     """
     frame = read(postgres.uri, query=query).frame
     assert {str(name): str(dtype) for name, dtype in frame.dtypes.items()} == {
-        "money": "float64", "day": "datetime64[us]", "moment": "datetime64[us, UTC]", "flag": "float64",
+        "money": "float64", "day": "datetime64[us]", "moment": "datetime64[us, UTC]", "flag": "boolean",
         "small": "float64", "document": "str", "nothing": "float64", "y": "int64",
     }  # fmt: skip
     assert frame["money"].iloc[0] == 1.25
     assert frame["moment"].iloc[0] == pd.Timestamp("2018-04-01T10:00", tz="UTC")
+
+
+def test_a_name_is_the_same_from_every_source(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read as a number, a time or true and false, and with a gap as another type, is the name that stands there."""
+    days = [datetime.date(2018, 4, 1), None, datetime.date(2018, 4, 2)]
+    frame = pd.DataFrame(
+        {"code": pd.array([5411, None, 5812], "Int64"), "flag": pd.array([False, None, True], "boolean"), "day": days,
+         "clock": ["08:00", None, "12:30"], "word": ["shop", None, "web"], "y": [0, 1, 1]}
+    )  # fmt: skip
+    write(frame, Path("rows.csv"))
+    write(frame, Path("rows.parquet"))
+    fill(postgres.owner, frame)
+    monkeypatch.setenv("DATABASE_PASSWORD", postgres.password)
+    for source in (read("rows.csv"), read("rows.parquet"), read(postgres.uri, query="select * from rows")):
+        names = {str(name): sorted(features.texts(column.dropna())) for name, column in source.frame.items()}
+        assert names == {
+            "code": ["5411", "5812"], "flag": ["False", "True"], "day": ["2018-04-01", "2018-04-02"],
+            "clock": ["08:00", "12:30"], "word": ["shop", "web"], "y": ["0", "1", "1"],
+        }  # fmt: skip
 
 
 def test_rows_come_from_a_cursor_of_the_server(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:

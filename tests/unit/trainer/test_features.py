@@ -97,6 +97,11 @@ def test_a_code_is_the_same_name_with_and_without_a_point() -> None:
     assert features.texts(pd.Series([True, "5411", 5411], dtype=object)).tolist() == ["True", "5411", "5411"]
 
 
+def test_a_day_is_the_same_name_as_a_text_and_as_a_time() -> None:
+    days = pd.Series(pd.to_datetime(["2018-04-01", None, "2018-04-01 12:30"], format="ISO8601"))
+    assert features.texts(days).tolist() == ["2018-04-01", pytest.approx(np.nan, nan_ok=True), "2018-04-01 12:30:00"]
+
+
 CALENDAR = {
     "2018-04-06 07:00:00": (0, 0, 7, 4, 6, 4),
     "2018-04-07 06:59:59": (1, 1, 6, 5, 7, 4),

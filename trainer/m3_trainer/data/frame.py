@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -85,6 +87,18 @@ def time_of(data: Data, frame: pd.DataFrame) -> pd.Series | None:
     return times
 
 
+def as_name(value: Any) -> str:
+    """A value as the name that it is, however it was read: 5411 for 5411.0, which it becomes in a column with a gap, and
+    2018-04-01 for the midnight that Arrow and databases make of it."""
+    match value:
+        case float() if value.is_integer():
+            return str(int(value))
+        case datetime():
+            return str(value).removesuffix(" 00:00:00")
+        case _:
+            return str(value)
+
+
 def as_times(column: pd.Series, named: str) -> pd.Series:
     """A column as datetime64, in UTC where it has a zone. Raises `DataError`, with the name of its field and its own."""
     if pd.api.types.is_numeric_dtype(column):
@@ -106,8 +120,3 @@ def finite(column: pd.Series, field: str, cure: str) -> np.ndarray:
     if np.isinf(values).any():
         raise DataError(f"{field}: `{column.name}` must be finite in every row; {cure}")
     return values
-
-
-def as_name(value: object) -> str:
-    """A value as a name: 5411 and 5411.0 are the same one, for a column of whole numbers with a gap is read as floats."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -76,9 +76,14 @@ def read(path: Path, form: Format, wanted: Wanted, known: pa.Schema | None = Non
     if not chosen:  # to Arrow no columns are all
         return pa.table({})
     types = {name: (known if known and name in known.names else schema).field(name).type for name in chosen}
-    # Arrow takes for bytes what is not UTF-8; nobody learns from bytes, and whoever saved a table in Latin-1 wants to know.
-    types = {name: pa.string() if pa.types.is_binary(kind) else kind for name, kind in types.items()}
+    types = {name: pa.string() if _is_text(kind) else kind for name, kind in types.items()}
     return plain(_read_csv(path, form, schema.names, types))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """What Arrow infers where there is text: bytes, where it is not UTF-8, of which nobody learns, and whoever saved a table in
+    Latin-1 wants to know; a time of day, which would be another name (12:30:00 for 12:30), and to pandas a Python object."""
+    return pa.types.is_binary(kind) or pa.types.is_time(kind)
 
 
 def _schema(path: Path, form: Format) -> pa.Schema:
@@ -194,17 +199,20 @@ def plain(table: pa.Table) -> pa.Table:
 
 
 def frame_of(tables: list[pa.Table]) -> pd.DataFrame:
-    """The tables' rows, one after another, as a frame; true, false and missing are 1, 0 and NaN.
+    """The tables' rows, one after another, as a frame; true and false stay what they are beside a missing value.
 
     It empties the list, and gives each column's Arrow memory back as soon as the column is one of the frame: no more than one
     column is held twice.
     """
+    import pandas as pd
+
     whole = pa.concat_tables(tables, promote_options="permissive")
     tables.clear()
     for index, field in enumerate(whole.schema):
-        column = whole.column(index)
-        if pa.types.is_null(field.type) or (pa.types.is_boolean(field.type) and column.null_count):
-            whole = whole.set_column(index, field.name, column.cast(pa.float64()))
-    frame = whole.to_pandas(split_blocks=True, self_destruct=True, ignore_metadata=True)
+        if pa.types.is_null(field.type):
+            whole = whole.set_column(index, field.name, whole.column(index).cast(pa.float64()))
+    # As 1, 0 and NaN, which a gap would make of them, they would be other names (`features.categorical`).
+    kinds = {pa.bool_(): pd.BooleanDtype()}
+    frame = whole.to_pandas(split_blocks=True, self_destruct=True, ignore_metadata=True, types_mapper=kinds.get)
     pa.default_memory_pool().release_unused()  # what it keeps for its next use would stand beside the model's matrix
     return frame
