@@ -61,7 +61,8 @@ def ours(home: Path, with_report: bool) -> float:
             metrics, card = train.logged(account), account.card()
             run.log_files(account.files() | challenge.rows_file(found.train, found.train_target))
         run.log(metrics=metrics)
-        registry.register(run, registry.store(run, estimator, found.test), "benchmark", card)
+        uri = registry.store(run, estimator, found.test, workload.evaluation.threshold)
+        registry.register(run, uri, "benchmark", card)
         return time.perf_counter() - start
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from e2e.kube import JOBS, SYSTEM, Cluster, Job, Object
+from harness import HANDBOOK
 
 ROOT = Path(__file__).parents[2]
 CLUSTER_SH = ROOT / "tests" / "cluster" / "cluster.sh"
-HANDBOOK_DATA = ROOT.parent / "shared" / "data" / "transactions.parquet"
 
 # The Handbook's transactions carry no licence and are not in the repository: its tests are there where the file is.
-collect_ignore = [] if HANDBOOK_DATA.is_file() else ["test_handbook.py"]
+collect_ignore = [] if HANDBOOK is not None else ["test_handbook.py"]
 
 
 # --- fixtures ---------------------------------------------------------------------------------------------------------

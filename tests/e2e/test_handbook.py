@@ -13,10 +13,10 @@ import pytest
 import s3fs
 import yaml
 from e2e.kube import JOBS
+from harness import HANDBOOK
 
 ROOT = Path(__file__).parents[2]
-DATA = ROOT.parent / "shared" / "data" / "transactions.parquet"
-SAMPLE = ROOT / "manifests" / "samples" / "handbook-random-forest.yaml"
+SAMPLE = ROOT / "manifests" / "samples" / "handbook" / "random-forest.yaml"
 ROWS = {"train_rows": 67_240, "train_positives": 598, "test_rows": 58_264, "test_positives": 385}
 PUBLISHED = {"roc_auc": 0.867, "average_precision": 0.658, "card_precision_at_k": 0.287}
 
@@ -37,7 +37,7 @@ def stored(cluster) -> Iterator[None]:
     with cluster.forward("minio", "minio", 9000) as port:
         store = s3fs.S3FileSystem(key=key, secret=secret_key, endpoint_url=f"http://127.0.0.1:{port}")
         store.makedirs("handbook", exist_ok=True)
-        store.put_file(str(DATA), "handbook/transactions.parquet")
+        store.put_file(str(HANDBOOK), "handbook/transactions.parquet")
     login = {
         "AWS_ACCESS_KEY_ID": key,
         "AWS_SECRET_ACCESS_KEY": secret_key,
@@ -63,7 +63,7 @@ def test_the_cluster_reproduces_the_published_figures(run_job, mlflow_client):
 def test_this_machine_reproduces_the_published_figures(m3, tmp_path):
     document = yaml.safe_load(SAMPLE.read_text())
     del document["spec"]["data"]["secretRef"]
-    document["spec"]["data"]["uri"] = str(DATA)
+    document["spec"]["data"]["uri"] = str(HANDBOOK)
     file = tmp_path / "job.yaml"
     file.write_text(yaml.safe_dump(document))
     result = m3("run", "-f", file, "--home", tmp_path)

@@ -10,10 +10,11 @@ import zipfile
 from dataclasses import dataclass, replace
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from m3_trainer import evaluate, known_rows, models, registry
 from m3_trainer.config import Evaluation, Promotion
-from m3_trainer.errors import InvalidSpec
+from m3_trainer.errors import UserError
 from m3_trainer.known_rows import KnownRows
 from m3_trainer.promotion import NOT_COMPARABLE, Decision, Evidence, decide
 from m3_trainer.registry import Version
@@ -30,9 +31,13 @@ class Test:
     features: pd.DataFrame
     scored: evaluate.Scored
     evaluation: Evaluation
+    module: str | None = None
+    """Module of the user's own class, which the job may run."""
 
-    def measure(self, metric: str, scored: evaluate.Scored) -> float:
-        return float(evaluate.METRICS[metric](scored, self.evaluation))
+    def measure(self, metric: str, scored: evaluate.Scored, threshold: float | None = None) -> float:
+        """At the candidate's threshold, or at another model's own."""
+        own = self.evaluation if threshold is None else self.evaluation.model_copy(update={"threshold": threshold})
+        return float(evaluate.METRICS[metric](scored, own))
 
     def hashes_over(self, columns: tuple[str, ...]):
         return known_rows.hashes(self.features[list(columns)], pd.Series(self.scored.target))
@@ -51,7 +56,7 @@ def look(run: Run, promotion: Promotion, model_name: str, test: Test) -> Evidenc
         return Evidence(score)
     try:
         return Evidence(score, holder.version, _score_of(run, holder, promotion.metric, test))
-    except _NotComparable as obstacle:
+    except (_NotComparable, UserError) as obstacle:
         return Evidence(score, holder.version, obstacle=str(obstacle))
 
 
@@ -61,16 +66,16 @@ class _NotComparable(Exception):
 
 def _score_of(run: Run, holder: Version, metric: str, test: Test) -> float:
     named = f"version {holder.version}"
-    try:
-        estimator = registry.load(holder.uri, run.tracker)
-    except InvalidSpec as error:
-        raise _NotComparable(str(error)) from error
-    columns = tuple(str(name) for name in estimator.feature_names_in_)
+    stored = registry.load(holder.uri, run.tracker, [test.module] if test.module else [])
+    columns = tuple(stored.features)
     if missing := [name for name in columns if name not in test.features.columns]:
         raise _NotComparable(f"{named} needs the column `{missing[0]}`, which is no feature of this job")
+    if others := [name for name in columns if (name in stored.categorical) is is_numeric_dtype(test.features[name])]:
+        kind = "names" if others[0] in stored.categorical else "numbers"
+        raise _NotComparable(f"{named} takes the values of `{others[0]}` for {kind}, which this job does not")
     _learned_from_none(run, holder, columns, test)
-    scored = replace(test.scored, score=models.probabilities(estimator, test.features[list(columns)]))
-    return test.measure(metric, scored)
+    scored = replace(test.scored, score=models.probabilities(stored.estimator, test.features[list(columns)]))
+    return test.measure(metric, scored, stored.threshold)
 
 
 def _learned_from_none(run: Run, holder: Version, columns: tuple[str, ...], test: Test) -> None:

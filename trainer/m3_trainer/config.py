@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, JsonValue, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
 
-from m3_trainer.hyperparameters import BUILT_IN, KNOWN, refusal
-from m3_trainer.schema import Model, Must, Rule, at_most_one_of
+from m3_trainer.hyperparameters import BOOSTED, BUILT_IN, KNOWN, STOPPING, WEIGHTS, refusal
+from m3_trainer.schema import Model, Must, Rule, at_most_one_of, exactly_one_of
 
 CONTROL = r"\x00-\x1f\x7f"
 """Line breaks, tabs and characters that no terminal shows, for a class in a pattern."""
@@ -61,6 +61,8 @@ SAMPLE_URL = f"^sample://transactions([?]{_OPTION}(&{_OPTION})*)?$"
 Metric = Literal[
     "average_precision", "roc_auc", "precision", "recall", "f1", "log_loss", "brier_score", "card_precision_at_k"
 ]
+
+DEFAULT_THRESHOLD = 0.5
 
 LOSSES = ("log_loss", "brier_score")
 """Metrics of which less is better."""
@@ -272,12 +274,30 @@ class Features(Model):
     """Statistics over the rows of the same customer, terminal, … in trailing windows of time, never of later rows."""
 
 
+class EarlyStopping(Model):
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    """Stop adding trees when this many in a row have made the metric no better; the hyperparameter `n_estimators` (`max_iter`)
+    is the most there can be."""
+    metric: Literal["average_precision", "roc_auc", "log_loss"] = "average_precision"
+    """Metric on the validation rows that has to become better."""
+
+
 class ModelSpec(Model):
     rules = (
         Rule(
             cel=f"self.type in {list(BUILT_IN)} || self.type.matches('{CLASS_PATH}')",
             message=f"`type` must be one of {', '.join(BUILT_IN)}, or a class of your own as `package.module:Class`",
             check=lambda model: model.type in BUILT_IN or re.fullmatch(CLASS_PATH, model.type) is not None,
+        ),
+        Rule(
+            cel="!has(self.classWeight) || !has(self.positiveWeight)",
+            message="at most one of `classWeight`, `positiveWeight` must be set",
+            check=lambda model: model.class_weight is None or model.positive_weight is None,
+        ),
+        Rule(
+            cel=f"!has(self.earlyStopping) || self.type in {list(BOOSTED)}",
+            message=f"`earlyStopping` must be left out but for {', '.join(BOOSTED)}, which add tree after tree",
+            check=lambda model: model.early_stopping is None or model.type in BOOSTED,
         ),
     )
 
@@ -288,12 +308,38 @@ class ModelSpec(Model):
     """Seed of everything random in the job: the same file gives the same metrics on a laptop and in the cluster."""
     hyperparameters: Annotated[dict[Annotated[str, Field(max_length=64)], Value], Field(max_length=64)] = {}
     """Hyperparameters by the library's own names, as `{n_estimators: 100, max_depth: 20}`."""
+    class_weight: Literal["balanced"] | None = None
+    """`balanced`: both classes count the same in all, however rare one is. By default each row counts the same."""
+    positive_weight: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """How many times a row of class 1 counts as much as one of class 0."""
+    calibration: Literal["isotonic", "sigmoid"] | None = None
+    """Map the model's scores to probabilities, as the validation rows have them: `sigmoid` (Platt's, for few rows) or
+    `isotonic` (any rising curve, for some thousand rows)."""
+    early_stopping: EarlyStopping | None = None
+    """Stop adding trees when the validation rows say so (hist_gradient_boosting, xgboost, lightgbm)."""
 
     @model_validator(mode="after")
     def _known_hyperparameters(self) -> ModelSpec:
-        if self.type in KNOWN and (fault := refusal(self.type, self.hyperparameters)):
-            raise ValueError(fault)
+        if self.type not in KNOWN:
+            return self
+        faults = [refusal(self.type, self.hyperparameters), self._said_twice()]
+        if any(faults):
+            raise ValueError("; ".join(filter(None, faults)))
         return self
+
+    def _said_twice(self) -> str | None:
+        fields = {
+            "`classWeight`": (self.class_weight, WEIGHTS),
+            "`positiveWeight`": (self.positive_weight, WEIGHTS),
+            "`earlyStopping`": (self.early_stopping, STOPPING),
+        }
+        twice = [
+            f"hyperparameter `{name}` must be left out where {field} is set"
+            for field, (value, names) in fields.items()
+            for name in names
+            if value is not None and name in self.hyperparameters
+        ]
+        return "; ".join(twice) or None
 
 
 class Split(Model):
@@ -313,9 +359,22 @@ class Split(Model):
     """Days between the training and the test period: what labels need to become known."""
     test_days: Annotated[int, Field(ge=1, le=36500)]
     """Length of the test period in days."""
+    validation_days: Annotated[int, Field(ge=1, le=36500)] | None = None
+    """Days at the end of the training period to validate on, `delayDays` after the last row that is learnt from: needed for
+    `model.calibration`, `model.earlyStopping` and `evaluation.thresholdFor`."""
     exclude_known: Column | None = None
     """Column of the card: cards already known as fraudulent are dropped from the test rows. Known are those with a fraud in
     the training rows and, for the d-th test day, those with a fraud up to `delayDays` before it."""
+
+    @model_validator(mode="after")
+    def _leaves_days_to_learn_from(self) -> Split:
+        """In Python alone: CEL cannot read a whole number that was sent as 7.0, and would refuse it in words of its own."""
+        if self.validation_days is not None and self.train_days <= self.delay_days + self.validation_days:
+            raise ValueError(
+                "`trainDays` must be more than `delayDays` and `validationDays` together: the last of them validate, and before "
+                "those labels need the delay to become known"
+            )
+        return self
 
 
 class Folds(Model):
@@ -328,6 +387,7 @@ class Folds(Model):
 class Training(Model):
     rules = (
         at_most_one_of("test_size", "split"),
+        at_most_one_of("validation_size", "split"),
         Rule(
             # `folds` first: CEL does not take 3.0 for a whole number, and need not look at it where there are no `folds`
             cel="!has(self.folds) || !has(self.cvFolds)",
@@ -344,6 +404,10 @@ class Training(Model):
     test_size: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the rows to test on: the latest where `data.timeColumn` is set, else drawn at random with equal share of the
     classes. 0.2 where neither this nor `split` is set."""
+    validation_size: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the training rows to validate on, and not to learn from: the latest where `data.timeColumn` is set, else drawn
+    as the test rows are. 0.2 where this is not set and `model.calibration`, `model.earlyStopping` or `evaluation.thresholdFor`
+    is; with `split`, set `split.validationDays`."""
     cv_folds: Annotated[int, Field(ge=2, le=50)] | None = None
     """Also cross-validate on the training rows with this many folds; for each metric `cv_<metric>_mean` and `_std`."""
     split: Split | None = None
@@ -353,7 +417,33 @@ class Training(Model):
     `_std` over all of them."""
 
 
+class Cost(Model):
+    false_positive: Annotated[float, Field(gt=0, le=1_000_000_000)]
+    """What it costs to act on a row of class 0."""
+    false_negative: Annotated[float, Field(gt=0, le=1_000_000_000)]
+    """What it costs to miss a row of class 1."""
+
+
+class ThresholdFor(Model):
+    rules = (exactly_one_of("precision", "recall", "cost"),)
+
+    precision: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The highest recall with at least this precision."""
+    recall: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The highest precision with at least this recall."""
+    cost: Cost | None = None
+    """The least cost in all."""
+
+
 class Evaluation(Model):
+    rules = (
+        Rule(
+            cel="self.threshold == 0.5 || !has(self.thresholdFor)",
+            message="`threshold` must be left out where `thresholdFor` is set: it is then chosen on the validation rows",
+            check=lambda evaluation: evaluation.threshold == DEFAULT_THRESHOLD or evaluation.threshold_for is None,
+        ),
+    )
+
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1, max_length=16)] = (
         "average_precision",
         "roc_auc",
@@ -361,8 +451,10 @@ class Evaluation(Model):
         "recall",
     )
     """Metrics to compute on the test rows, the most important first: that one is shown by `kubectl get`."""
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    threshold: Annotated[float, Field(ge=0, le=1)] = DEFAULT_THRESHOLD
     """Probability from which a row counts as positive, for precision, recall and f1."""
+    threshold_for: ThresholdFor | None = None
+    """Choose the threshold on the validation rows instead, for a precision, a recall or the least cost."""
     top_k: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     """Cards looked at per day, for `card_precision_at_k`."""
     segments: Annotated[tuple[Column, ...], Field(min_length=1, max_length=16)] | None = None
@@ -420,6 +512,15 @@ class Workload(Model):
             cel="!has(self.training.split) || has(self.data.timeColumn)",
             message="`data.timeColumn` must be set where `training.split` is",
             check=lambda job: job.training.split is None or job.data.time_column is not None,
+        ),
+        Rule(
+            cel="!has(self.training.split) || has(self.training.split.validationDays) || !(has(self.model.calibration)"
+            " || has(self.model.earlyStopping) || has(self.evaluation.thresholdFor))",
+            message="`training.split.validationDays` must be set for `model.calibration`, `model.earlyStopping` and "
+            "`evaluation.thresholdFor`: they need rows to validate on",
+            check=lambda job: (
+                job.training.split is None or job.training.split.validation_days is not None or not job.needs_validation
+            ),
         ),
         Rule(
             cel="!has(self.features.include) || !(self.data.target in self.features.include)",
@@ -535,6 +636,11 @@ class Workload(Model):
         if size > MAX_WORKLOAD_BYTES:
             raise ValueError(f"the workload must be at most {MAX_WORKLOAD_BYTES} bytes as JSON, is {size}")
         return self
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether something is chosen on rows that the model has not learnt from."""
+        return bool(self.model.calibration or self.model.early_stopping or self.evaluation.threshold_for)
 
     @property
     def label_windows(self) -> tuple[Window, ...]:

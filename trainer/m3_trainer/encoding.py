@@ -63,13 +63,23 @@ def _ordinal(spec: ModelSpec) -> Any:
     )
 
 
+def is_pipeline(estimator: Any) -> bool:
+    """Whether it is a pipeline of ours: a class of the user's own may have `steps`, too."""
+    return type(estimator).__module__ == "sklearn.pipeline"
+
+
 def is_encoded(estimator: Any) -> bool:
-    return hasattr(estimator, "steps") and estimator.steps[0][0] == ENCODER
+    return is_pipeline(estimator) and estimator.steps[0][0] == ENCODER
 
 
 def fit(estimator: Any, features: pd.DataFrame) -> pd.DataFrame:
     """Learn the names of these rows; gives them as numbers."""
     return estimator.named_steps[ENCODER].fit_transform(features)
+
+
+def coded(estimator: Any, features: pd.DataFrame) -> pd.DataFrame:
+    """The names of these rows as numbers, as they have been learnt."""
+    return estimator.named_steps[ENCODER].transform(features)
 
 
 def told(estimator: Any, codes: pd.DataFrame) -> Any:
@@ -96,7 +106,7 @@ def joined(estimator: Any, model: Any) -> Any:
 
 def model_of(estimator: Any) -> Any:
     """The model itself, without what comes before it."""
-    while hasattr(estimator, "steps"):
+    while is_pipeline(estimator):
         estimator = estimator.steps[-1][1]
     return estimator
 

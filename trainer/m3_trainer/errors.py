@@ -80,10 +80,13 @@ class UserCodeFailed(UserError):
     reason = "UserCodeFailed"
     exit_code = 8
 
-    def __init__(self, raised: Exception) -> None:
-        frames = traceback.extract_tb(raised.__traceback__)
-        where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-        super().__init__(f"{raised}{where}")
+    def __init__(self, raised: BaseException, prefix: str = "", file: str | None = None) -> None:
+        """`file` is the user's: where it called a library that raised, its own line is the one to look at."""
+        frames = [frame for frame in traceback.extract_tb(raised.__traceback__) if not frame.filename.startswith("<")]
+        own = [frame for frame in frames if frame.filename == file] or frames
+        is_told = not own or isinstance(raised, SyntaxError)  # which says so itself
+        where = "" if is_told else f" ({own[-1].filename}, line {own[-1].lineno})"
+        super().__init__(f"{prefix}{raised}{where}")
         self._kind = type(raised).__name__
 
     @property

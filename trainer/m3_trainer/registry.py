@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from m3_trainer import encoding, features, models
+from m3_trainer import encoding, features, models, own_class
 from m3_trainer.errors import DataError, InvalidSpec
 from m3_trainer.tracking import Run, Tracker, explained
 
@@ -25,6 +25,8 @@ MODEL_FILE = "model.skops"
 WORKLOAD_FILE = "lineage/workload.json"
 """Among the run's artifacts: what was asked, and so how to compute the features of the rows that are to be scored."""
 EXAMPLE_ROWS = 5
+THRESHOLD = "m3.threshold"
+"""Key in the metadata of MLflow's `MLmodel` file."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +44,43 @@ class Version:
         return {"name": self.name, "version": self.version, "uri": self.uri}
 
 
-def store(run: Run, estimator: Any, example: pd.DataFrame) -> str:
-    """Log the model under the run, with signature and input example; gives its URI. Raises `InvalidSpec`."""
+@dataclass(frozen=True)
+class Stored:
+    """A model out of the registry."""
+
+    estimator: Any
+    threshold: float | None
+    """Probability from which its makers count a row as positive; None where a version of another tool does not say."""
+
+    @property
+    def features(self) -> list[str]:
+        """Names of its features, in its order."""
+        return [str(name) for name in self.estimator.feature_names_in_]
+
+    @property
+    def categorical(self) -> list[str]:
+        """Those of them that are names."""
+        return encoding.categorical_of(models.uncalibrated(self.estimator))
+
+
+def store(run: Run, estimator: Any, example: pd.DataFrame, threshold: float) -> str:
+    """Log the model under the run, with signature, input example and threshold; gives its URI.
+
+    Raises `InvalidSpec` where it could not be loaded again without pickle, `UserCodeFailed`.
+    """
     import mlflow
-    import mlflow.sklearn as mlflow_sklearn
     from mlflow.models import infer_signature
 
+    is_own = not own_class.is_of_a_library(type(models.model_of(estimator)))
     head, estimator = example.head(EXAMPLE_ROWS), models.serial(estimator)
-    with mlflow.start_run(run_id=run.id), _refused_in_our_words(estimator):
-        info = mlflow_sklearn.log_model(
+    with mlflow.start_run(run_id=run.id):
+        info = (_log_own_class if is_own else _log_with_skops)(
             estimator,
             name="model",
-            serialization_format="skops",
-            skops_trusted_types=list(models.TRUSTED_TYPES),
             signature=infer_signature(head, estimator.predict_proba(head)),
             input_example=head,
             pip_requirements=_requirements(),
-            pyfunc_predict_fn="predict_proba",
+            metadata={THRESHOLD: threshold},
         )
     return info.model_uri
 
@@ -73,6 +95,47 @@ def _refused_in_our_words(estimator: Any) -> Iterator[None]:
     except MlflowException:
         models.dumps(estimator)
         raise
+
+
+def _log_with_skops(estimator: Any, **what: Any) -> Any:
+    import mlflow.sklearn as mlflow_sklearn
+
+    with _refused_in_our_words(estimator):
+        return mlflow_sklearn.log_model(
+            estimator,
+            serialization_format="skops",
+            skops_trusted_types=list(models.TRUSTED_TYPES),
+            pyfunc_predict_fn="predict_proba",
+            **what,
+        )
+
+
+def _log_own_class(estimator: Any, input_example: pd.DataFrame, **what: Any) -> Any:
+    import mlflow.pyfunc
+
+    model = models.model_of(estimator)
+    with tempfile.TemporaryDirectory(prefix="m3-model-") as temporary:
+        folder = Path(temporary) / own_class.FOLDER
+        columns = encoding.names_in(models.uncalibrated(estimator)) or input_example.columns
+        own_class.save(model, [str(name) for name in columns], folder)
+        if model is not estimator:
+            (folder / own_class.AROUND).write_bytes(models.dumps_around(estimator))
+        return mlflow.pyfunc.log_model(
+            data_path=str(folder), loader_module="m3_trainer.registry", input_example=input_example, **what
+        )
+
+
+def _load_pyfunc(path: str) -> Any:
+    """What MLflow calls to load a model of a user's own class: with the same list of allowed modules."""
+    estimator = _own(Path(path), ())
+    estimator.predict = estimator.predict_proba
+    return estimator
+
+
+def _own(folder: Path, allowed: Collection[str]) -> Any:
+    model = own_class.load(folder, {*allowed, *own_class.allowed_modules()})
+    around = folder / own_class.AROUND
+    return models.loads_around(around.read_bytes(), model) if around.is_file() else model
 
 
 def _requirements() -> list[str]:
@@ -186,8 +249,9 @@ def _files(run: Run, run_id: str, path: str) -> list[str]:
     return [found.path for found in run.client.list_artifacts(run_id, str(Path(path).parent))]
 
 
-def load(uri: str, tracker: Tracker) -> Any:
-    """The estimator behind `models:/name/version` or `models:/name@alias`. Raises `InvalidSpec`, `TrackingUnavailable`.
+def load(uri: str, tracker: Tracker, allowed: Collection[str] = ()) -> Stored:
+    """The model behind `models:/name/version` or `models:/name@alias`. A class of a user's own is loaded where its module is
+    `allowed`, here or by `M3_MODEL_MODULES`. Raises `InvalidSpec`, `TrackingUnavailable`, `UserCodeFailed`.
 
     Not by MLflow's own loader: that trusts the types which the model itself names.
     """
@@ -204,14 +268,29 @@ def load(uri: str, tracker: Tracker) -> Any:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise InvalidSpec(f"{uri} must be registered in MLflow at {tracker.uri}; it is not") from error
             raise
-        if not (local / MODEL_FILE).is_file():
-            raise InvalidSpec(f"{uri} must be a model stored by M3 in skops' format; it holds no {MODEL_FILE}")
-        return models.loads((local / MODEL_FILE).read_bytes())
+        return Stored(_loaded(local, uri, allowed), _threshold(local))
 
 
-def score(estimator: Any, rows: list[dict[str, Any]] | list[list[Any]]) -> list[float]:
+def _loaded(local: Path, uri: str, allowed: Collection[str]) -> Any:
+    own = local / "data" / own_class.FOLDER
+    if own.is_dir():
+        return _own(own, allowed)
+    if not (local / MODEL_FILE).is_file():
+        raise InvalidSpec(f"{uri} must be a model stored by M3 in skops' format; it holds no {MODEL_FILE}")
+    return models.loads((local / MODEL_FILE).read_bytes())
+
+
+def _threshold(local: Path) -> float | None:
+    import yaml
+
+    about = yaml.safe_load((local / "MLmodel").read_text()) if (local / "MLmodel").is_file() else {}
+    value = (about.get("metadata") or {}).get(THRESHOLD)
+    return value if isinstance(value, float | int) else None
+
+
+def score(stored: Stored, rows: list[dict[str, Any]] | list[list[Any]]) -> list[float]:
     """Probability of class 1 for each row. Raises `DataError` where a feature is missing, unknown or of the wrong type."""
-    names, categorical = [str(name) for name in estimator.feature_names_in_], encoding.categorical_of(estimator)
+    names, categorical = stored.features, stored.categorical
     frame = pd.DataFrame([_ordered(row, names) for row in rows], columns=pd.Index(names), dtype=object)
     try:
         columns = {
@@ -220,7 +299,7 @@ def score(estimator: Any, rows: list[dict[str, Any]] | list[list[Any]]) -> list[
         }
     except (ValueError, TypeError) as error:
         raise DataError(f"features: every value must be a number: {error}") from error
-    return models.probabilities(estimator, pd.DataFrame(columns)).tolist()
+    return models.probabilities(stored.estimator, pd.DataFrame(columns)).tolist()
 
 
 def _ordered(row: dict[str, Any] | list[Any], names: list[str]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import numpy as np
@@ -12,23 +12,26 @@ from m3_trainer.config import Split, Training, Workload
 from m3_trainer.errors import DataError
 
 DEFAULT_TEST_SIZE = 0.2
+DEFAULT_VALIDATION_SIZE = 0.2
 DAY = np.timedelta64(1, "D")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Positions of the training and the test rows in the frame, each in the order that the model sees them."""
+    """Positions of the training, test and validation rows in the frame, each in the order that the model sees them."""
 
     train: np.ndarray
     test: np.ndarray
+    validation: np.ndarray = field(default_factory=lambda: np.array([], dtype=int))
+    """Cut from the training rows where something is chosen on them; else empty."""
 
 
 def split(workload: Workload, frame: pd.DataFrame, target: pd.Series, times: pd.Series | None) -> Parts:
     """Divide the rows as `training` says. Raises `DataError` where a part would be empty or of one class only."""
     training = workload.training
+    known = frame[training.split.exclude_known] if training.split and training.split.exclude_known else None
     if training.split is not None:
         assert times is not None  # a rule of the schema
-        known = frame[training.split.exclude_known] if training.split.exclude_known else None
         parts = by_periods(training.split, times, target, known)
     elif times is not None:
         parts = by_time(times, test_size(training))
@@ -36,7 +39,42 @@ def split(workload: Workload, frame: pd.DataFrame, target: pd.Series, times: pd.
         parts = at_random(target, test_size(training), workload.model.random_state)
     _check("training", parts.train, target)
     _check("test", parts.test, target)
-    return parts
+    return _with_validation(workload, parts, target, times, known) if validates(workload) else parts
+
+
+def validates(workload: Workload) -> bool:
+    """Whether some of the training rows are kept to validate on."""
+    training = workload.training
+    wanted = training.validation_size or (training.split and training.split.validation_days)
+    return bool(wanted) or workload.needs_validation
+
+
+def _with_validation(
+    workload: Workload, parts: Parts, target: pd.Series, times: pd.Series | None, known: pd.Series | None
+) -> Parts:
+    """The end of the training rows, or, where they have no times, rows drawn from them with equal share of the classes."""
+    training = workload.training
+    size = training.validation_size or DEFAULT_VALIDATION_SIZE
+    if training.split is not None:
+        assert times is not None  # a rule of the schema
+        inner = by_periods(_inner(training.split), times, target, known)
+        train, validation = inner.train, inner.test
+    elif times is not None:
+        border = len(parts.train) - round(len(parts.train) * size)
+        train, validation = parts.train[:border], parts.train[border:]
+    else:
+        inner = at_random(target.iloc[parts.train], size, workload.model.random_state, "validationSize")
+        train, validation = parts.train[inner.train], parts.train[inner.test]
+    _check("training", train, target)
+    _check("validation", validation, target)
+    return Parts(train, parts.test, validation)
+
+
+def _inner(split: Split) -> Split:
+    """The same protocol inside the training period: its last days are the test, with the same delay before them."""
+    assert split.validation_days is not None  # a rule of the schema
+    days = split.train_days - split.delay_days - split.validation_days
+    return split.model_copy(update={"train_days": days, "test_days": split.validation_days})
 
 
 def folds(
@@ -66,7 +104,7 @@ def test_size(training: Training) -> float:
     return training.test_size if training.test_size is not None else DEFAULT_TEST_SIZE
 
 
-def at_random(target: pd.Series, test_size: float, seed: int) -> Parts:
+def at_random(target: pd.Series, test_size: float, seed: int, said_as: str = "testSize") -> Parts:
     """Drawn at random, with equal share of the classes in both parts."""
     from sklearn.model_selection import train_test_split
 
@@ -76,7 +114,7 @@ def at_random(target: pd.Series, test_size: float, seed: int) -> Parts:
     try:
         train, test = train_test_split(rows, test_size=test_size, random_state=seed, stratify=target)
     except ValueError as error:
-        raise DataError(f"training.testSize: both parts must get rows of both classes: {error}") from error
+        raise DataError(f"training.{said_as}: both parts must get rows of both classes: {error}") from error
     return Parts(train, test)
 
 

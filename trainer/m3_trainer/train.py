@@ -18,7 +18,6 @@ import pandas as pd
 from m3_trainer import (
     challenge,
     checkpoint,
-    encoding,
     evaluate,
     features,
     folds,
@@ -29,6 +28,7 @@ from m3_trainer import (
     segments,
     tracking,
 )
+from m3_trainer import learn as learning
 from m3_trainer import split as splitting
 from m3_trainer.account import Account
 from m3_trainer.config import Workload
@@ -42,6 +42,8 @@ from m3_trainer.progress import Progress
 from m3_trainer.tracking import Run, Tracker
 
 log = logging.getLogger(__name__)
+
+VALIDATION_COUNTS = ("validation_rows", "validation_positives")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,23 @@ class Prepared(Fold):
     """The columns of `evaluation.segments`, of the test rows."""
     folds: tuple[Callable[[], Fold], ...] = ()
     """The folds by time, each divided off when it is its turn: together they may be many times the data."""
+    validation: models.Rows | None = None
+    """Cut from the training rows, where something is chosen on them."""
+
+    def counts(self) -> dict[str, int]:
+        if self.validation is None:
+            return super().counts()
+        figures = len(self.validation.target), self.validation.target.sum()
+        return super().counts() | {name: int(figure) for name, figure in zip(VALIDATION_COUNTS, figures, strict=True)}
+
+    @property
+    def seen(self) -> models.Rows:
+        """All rows that have a part in the model."""
+        own = models.Rows(self.train, self.train_target)
+        if self.validation is None:
+            return own
+        pairs = ((own.features, self.validation.features), (own.target, self.validation.target))
+        return models.Rows(*(pd.concat(pair) for pair in pairs))
 
     def scored_by(self, estimator: Any) -> evaluate.Scored:
         """The test rows with the estimator's probabilities."""
@@ -74,6 +93,8 @@ class Result:
     model: dict[str, str]
     lineage: dict[str, Any]
     intervals: dict[str, Interval] = field(default_factory=dict)
+    chosen: dict[str, Any] = field(default_factory=dict)
+    """What the validation rows have decided."""
     promotion: dict[str, str] | None = None
     """Whether the version has got the alias; in the cluster the operator says so."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -85,9 +106,10 @@ class Result:
     def told_by(cls, run: Run) -> Result:
         """The result of a run that ended earlier, as far as MLflow keeps it."""
         data = run.client.get_run(run.id).data
-        counts = {name: int(value) for name, value in data.metrics.items() if name in COUNTS}
+        known = (*COUNTS, *VALIDATION_COUNTS)
+        counts = {name: int(value) for name, value in data.metrics.items() if name in known}
         bounds = intervals.from_metrics(data.metrics)
-        others = {*COUNTS, *intervals.as_metrics(bounds)}
+        others = {*known, *intervals.as_metrics(bounds)}
         version = registry.Version(data.tags["m3.model.name"], data.tags["m3.model.version"])
         return cls(
             metrics={name: value for name, value in data.metrics.items() if name not in others and "/" not in name},
@@ -109,6 +131,7 @@ def train(workload: Workload, tracker: Tracker, origin: Origin | None = None) ->
     with clock.step("find MLflow"):
         unavailable = tracker.probe()
     if unavailable:
+        models.build(workload.model, workload.features.categorical or ())
         prepare(workload)
         raise unavailable
     origin, experiment = origin or Origin(), workload.tracking.experiment_name
@@ -123,29 +146,31 @@ def train(workload: Workload, tracker: Tracker, origin: Origin | None = None) ->
 
 def _train(workload: Workload, run: Run, clock: Clock) -> Result:
     progress = Progress(run.report)
+    estimator = models.build(workload.model, workload.features.categorical or ())
     with clock.step("read the data"):
         prepared = prepare(workload)
     lineage = Lineage(prepared.digest, prepared.rows, workload.digest(), Code.around(os.environ))
-    estimator = models.build(workload.model, prepared.categorical)
     params = params_of(workload, prepared, estimator)
     with clock.step("log what is asked"):
         run.log(params=params, tags=lineage.tags() | {"m3.phase": "training"})
         run.log_dataset(workload.data, prepared.digest, prepared.dtypes, prepared.rows)
     with clock.step("fit"):
         kept = checkpoint.of(run.origin, workload.digest(), prepared.digest)
-        estimator = models.fit(estimator, prepared.train, prepared.train_target, progress.part(0.1, 0.9), kept)
+        training = models.Rows(prepared.train, prepared.train_target)
+        learnt = learning.learn(workload, estimator, training, prepared.validation, progress.part(0.1, 0.9), kept)
+        estimator = learnt.estimator
     with clock.step("evaluate"):
-        test = challenge.Test(prepared.test, prepared.scored_by(estimator), workload.evaluation)
-        account = account_of(workload, prepared, estimator, test, lineage, params, run)
+        test = challenge.Test(prepared.test, prepared.scored_by(estimator), learnt.evaluation, _module(workload))
+        account = account_of(workload, prepared, estimator, test, lineage, params | learnt.chosen, run)
     if workload.training.cv_folds or workload.training.folds:
         with clock.step("train the folds"):
             account = _with_folds(account, prepared, run)
     with clock.step("log what came out"):
-        run.log(metrics=logged(account))
-        rows = challenge.rows_file(prepared.train, prepared.train_target)
+        run.log(params=learnt.chosen, metrics=logged(account))
+        rows = challenge.rows_file(prepared.seen.features, prepared.seen.target)
         run.log_files(account.files() | rows | {registry.WORKLOAD_FILE: workload.to_json().encode()})
     with clock.step("store the model"):
-        model_uri = registry.store(run, estimator, prepared.test)
+        model_uri = registry.store(run, estimator, prepared.test, learnt.evaluation.threshold)
     with clock.step("register"):
         version = registry.register(run, model_uri, workload.registry.model_name, account.card(), lineage.tags())
         verdict = _promote(workload, run, test, version)
@@ -158,9 +183,10 @@ def _train(workload: Workload, run: Run, clock: Clock) -> Result:
         rows=prepared.counts(),
         features=prepared.names,
         run=run.document(),
-        model=version.document(),
+        model=version.document() | ({"module": module} if (module := _module(workload)) else {}),
         lineage=lineage.document(),
         intervals=account.intervals,
+        chosen=learnt.chosen,
         promotion=verdict,
         seconds=clock.seconds,
     )
@@ -182,6 +208,12 @@ def _promote(workload: Workload, run: Run, test: challenge.Test, version: regist
         "reason": decision.reason,
         "message": decision.message,
     }
+
+
+def _module(workload: Workload) -> str | None:
+    """The module of the file's own class: it runs here anyway, so a holder of the alias that is of it may run, too."""
+    module, _, name = workload.model.type.partition(":")
+    return module if name else None
 
 
 def prepare(workload: Workload) -> Prepared:
@@ -206,6 +238,7 @@ def prepare(workload: Workload) -> Prepared:
         categorical=table.categorical,
         segments=frame.loc[:, list(dict.fromkeys(workload.evaluation.segments or ()))].iloc[parts.test],
         folds=tuple(partial(divide, part, f"training from {split.train_start}") for split, part in others),
+        validation=divide.rows_at(parts.validation) if len(parts.validation) else None,
     )
 
 
@@ -219,6 +252,9 @@ class _Division:
     table: features.Table
     rows: np.ndarray
     card: str | None
+
+    def rows_at(self, places: np.ndarray) -> models.Rows:
+        return models.Rows(self.table.matrix(self.rows[places]), self.target.iloc[places])
 
     def __call__(self, parts: splitting.Parts, name: str = "") -> Fold:
         train, test = parts.train, parts.test
@@ -297,7 +333,8 @@ def _judged(account: Account, prepared: Prepared) -> Iterator[Judged]:
     def scores(fold: Fold) -> np.ndarray:
         if known:
             return known.pop()
-        estimator = models.fit(models.build(workload.model, prepared.categorical), fold.train, fold.train_target)
+        rows = models.Rows(fold.train, fold.train_target)
+        estimator = learning.fit(workload.model, models.build(workload.model, prepared.categorical), rows)
         return models.probabilities(estimator, fold.test)
 
     if count := workload.training.cv_folds:
@@ -311,18 +348,25 @@ def _judged(account: Account, prepared: Prepared) -> Iterator[Judged]:
 
 def params_of(workload: Workload, prepared: Prepared, estimator: Any) -> dict[str, Any]:
     """Every hyperparameter by the library's own name, defaults included, and what in the file bears on the metrics."""
-    last, training = encoding.model_of(estimator), workload.training
+    last = models.model_of(estimator)
+    model, training = workload.model, workload.training
     chosen = {
-        "model_type": workload.model.type,
-        "random_state": workload.model.random_state,
+        "model_type": model.type,
+        "random_state": model.random_state,
         "features": ",".join(prepared.names),
         "target": workload.data.target,
-        "threshold": workload.evaluation.threshold,
+        "threshold": None if workload.evaluation.threshold_for else workload.evaluation.threshold,
+        "threshold_for": workload.evaluation.threshold_for and json.dumps(workload.evaluation.threshold_for.dump()),
+        "class_weighting": model.class_weight or model.positive_weight,
+        "calibration": model.calibration,
+        "early_stopping": model.early_stopping and json.dumps(model.early_stopping.dump()),
         "split": json.dumps(training.split.dump()) if training.split else f"test_size={splitting.test_size(training)}",
     }
     if training.folds or training.cv_folds:
         chosen["folds"] = json.dumps(training.folds.dump()) if training.folds else f"cv_folds={training.cv_folds}"
-    return {name: value for name, value in last.get_params().items() if name != "n_jobs"} | chosen
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    own = {name: value for name, value in last.get_params().items() if name not in ("n_jobs", *learning.CHOSEN)}
+    return own | chosen
 
 
 class Clock:

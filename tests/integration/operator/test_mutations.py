@@ -86,7 +86,10 @@ IN_THE_CLUSTER: Document = {
     "model": {"type": "random_forest", "randomState": 7, "hyperparameters": {"n_estimators": 5, "max_features": "sqrt"}},
     "training": {
         "cvFolds": 3,
-        "split": {"trainStart": "2018-07-25", "trainDays": 7, "delayDays": 7, "testDays": 7, "excludeKnown": "c"},
+        "split": {
+            "trainStart": "2018-07-25", "trainDays": 21, "delayDays": 7, "testDays": 7, "validationDays": 7,
+            "excludeKnown": "c",
+        },
     },
     "evaluation": {
         "metrics": ["roc_auc", "card_precision_at_k"], "threshold": 0.4, "topK": 50, "segments": ["country"],
@@ -106,19 +109,28 @@ IN_THE_CLUSTER: Document = {
 ON_A_WARM_CLUSTER: Document = {
     "data": {"uri": "postgresql://db/shop", "query": "select * from transactions", "target": "y"},
     "features": {"include": ["a", "b"], "categorical": ["country"], "dates": ["birthday"]},
-    "training": {"testSize": 0.3},
+    "model": {
+        "type": "xgboost",
+        "positiveWeight": 20,
+        "calibration": "isotonic",
+        "earlyStopping": {"rounds": 10, "metric": "roc_auc"},
+    },
+    "training": {"testSize": 0.3, "validationSize": 0.25},
+    "evaluation": {"thresholdFor": {"cost": {"falsePositive": 1, "falseNegative": 100}}},
     "ray": {"clusterSelector": {"ray.io/cluster": "warm"}},
 }
 WITH_A_CLAIM: Document = {
     "data": {"uri": "rows.csv", "target": "y", "timeColumn": "t"},
     "training": {
-        "split": {"trainStart": "2018-08-15", "trainDays": 7, "testDays": 7},
+        "split": {"trainStart": "2018-08-15", "trainDays": 7, "testDays": 7, "validationDays": 2},
         "folds": {"count": 4, "stepDays": 7},
     },
-    "model": {"type": "shop.models:Forest", "hyperparameters": {"depth": None}},
+    "model": {"type": "shop.models:Forest", "hyperparameters": {"depth": None}, "classWeight": "balanced"},
+    "evaluation": {"thresholdFor": {"precision": 0.9}},
     "storage": {"persistentVolumeClaim": "checkpoints"},
 }
-BASES = {"in the cluster": IN_THE_CLUSTER, "warm": ON_A_WARM_CLUSTER, "claim": WITH_A_CLAIM}
+WITH_RECALL: Document = {"data": {"uri": "rows.csv", "target": "y"}, "evaluation": {"thresholdFor": {"recall": 0.8}}}
+BASES = {"in the cluster": IN_THE_CLUSTER, "warm": ON_A_WARM_CLUSTER, "claim": WITH_A_CLAIM, "recall": WITH_RECALL}
 
 
 # --- what can be done to them -----------------------------------------------------------------------------------------
@@ -304,7 +316,7 @@ def faults(document: Document) -> list[str]:
     return []
 
 
-ONLY_PYTHON_KNOWS = re.compile("hyperparameter|the workload must be at most 65536 bytes")
+ONLY_PYTHON_KNOWS = re.compile("hyperparameter|the workload must be at most 65536 bytes|`trainDays` must be more than")
 KUBERNETES_WORDS = re.compile(
     "must|should be|may not be|Required value|Unsupported value: .*supported values|unknown field|in body should"
 )

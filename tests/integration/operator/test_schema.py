@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 INVALID = sorted((ROOT / "tests" / "invalid").glob("*.yaml"))
 SAMPLES = [
     pytest.param(document, id=path.stem)
-    for path in sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
+    for path in sorted((ROOT / "manifests" / "samples").rglob("*.yaml"))
     for document in yaml.load_all(path.read_text(), Loader)
     if document["kind"] == "TrainingJob"
 ]

@@ -48,9 +48,9 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def probabilities(job: Job, version: str) -> np.ndarray:
-    estimator = registry.load(f"models:/{job.name}/{version}", Tracker(job.server))
+    stored = registry.load(f"models:/{job.name}/{version}", Tracker(job.server))
     rows = sample.transactions(20_000, seed=3, days=60)
-    return models.probabilities(estimator, rows[list(estimator.feature_names_in_)].astype("float64"))
+    return models.probabilities(stored.estimator, rows[stored.features].astype("float64"))
 
 
 def test_the_next_attempt_goes_on_and_gives_the_undisturbed_forest(

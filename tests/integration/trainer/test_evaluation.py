@@ -11,14 +11,11 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from harness import HANDBOOK
 from jobs import WORKLOAD, Job, result
 from mlflow.entities import Run
 from PIL import Image
 
-HANDBOOK = next(
-    (found for above in Path(__file__).parents if (found := above / "shared/data/transactions.parquet").exists()),
-    None,
-)
 PICTURES = {
     "confusion_matrix.png",
     "curves/calibration.png",

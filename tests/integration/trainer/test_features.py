@@ -77,7 +77,7 @@ def test_raw_columns_train_and_score_with_every_type_of_model(m3, clean: Path, r
         "CUSTOMER_ID_TX_AMOUNT_ratio_7d", "TERMINAL_ID_count_7d_delay7d", "TERMINAL_ID_TX_FRAUD_risk_7d_delay7d",
     ]  # fmt: skip
     tracker = Tracker.choose(None, clean / "m3")
-    estimator = registry.load("models:/fraud_detector/1", tracker)
+    estimator = registry.load("models:/fraud_detector/1", tracker).estimator
     if kind in NATIVE:
         name, told = NATIVE[kind]
         assert encoding.model_of(estimator).get_params()[name] == told

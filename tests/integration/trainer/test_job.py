@@ -116,6 +116,9 @@ class Model(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, features):
         return features
+
+    def save(self, folder): ...
+    def load(folder): ...
 """
 
 

@@ -67,12 +67,17 @@ AT_RANDOM = {"uri": "sample://transactions?rows=20000", "target": "TX_FRAUD", "t
             "version 1 needs the column `TX_DURING_NIGHT`, which is no feature of this job",
         ),
         (
+            {"features": {"include": ["TX_AMOUNT"], "categorical": ["TX_DURING_NIGHT"], "exclude": None}},
+            {"features": {"include": ["TX_AMOUNT", "TX_DURING_NIGHT"], "exclude": None}},
+            "version 1 takes the values of `TX_DURING_NIGHT` for names, which this job does not",
+        ),
+        (
             {"data": AT_RANDOM, "evaluation": {"metrics": ["roc_auc"]}},
             {"data": AT_RANDOM, "evaluation": {"metrics": ["roc_auc"]}, "training": {"testSize": 0.5}},
             "of these test rows: test on later ones",
         ),
     ],
-    ids=["other features", "rows that the holder has learned from"],
+    ids=["other features", "names against numbers", "rows that the holder has learned from"],
 )
 def test_what_cannot_be_compared_is_refused(candidate, clean: Path, first, then, obstacle: str) -> None:
     candidate(WEAK, **first)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from harness import HANDBOOK, unused_port
+from harness import unused_port
 from support import M3
 
 
@@ -82,23 +82,6 @@ def test_the_classic_config_file_is_read(m3, clean: Path) -> None:
     assert {"cv_average_precision_mean", "cv_average_precision_std"} <= json.loads(ended.out)["metrics"].keys()
 
 
-PUBLISHED = {"roc_auc": 0.867, "average_precision": 0.658, "card_precision_at_k": 0.287}
-
-
-if HANDBOOK is not None:  # not part of the repository: where it is missing there is nothing to be skipped
-
-    def test_the_handbooks_protocol_gives_its_published_row(m3, clean: Path) -> None:
-        sample = (Path(__file__).parents[3] / "manifests/samples/handbook-random-forest.yaml").read_text()
-        (clean / "job.yaml").write_text(sample.replace("s3://datasets/transactions.parquet", str(HANDBOOK)))
-        ended = m3("run", "-f", "job.yaml", "-o", "json")
-        assert ended.code == 0, ended.err
-        result = json.loads(ended.out)
-        assert result["rows"] == {
-            "train_rows": 67_240, "train_positives": 598, "test_rows": 58_264, "test_positives": 385,
-        }  # fmt: skip
-        assert result["metrics"] == {name: pytest.approx(value, abs=0.001) for name, value in PUBLISHED.items()}
-
-
 SPEC_MISTAKES = {
     "an unknown model type": ({"model": {"type": "forest"}}, "spec.model: `type` must be one of random_forest"),
     "an unknown hyperparameter": (
@@ -121,13 +104,14 @@ def test_a_mistake_in_the_file_is_one_message(m3, job_file, replaced: dict, mess
 
 
 def test_a_value_that_the_model_refuses_ends_the_run_as_failed(m3, job_file, clean: Path) -> None:
-    ended = m3("run", "-f", job_file(model={"hyperparameters": {"min_samples_leaf": -1}}))
+    model = {"type": "logistic_regression", "hyperparameters": {"solver": "lbfgs", "l1_ratio": 1}}
+    ended = m3("run", "-f", job_file(model=model))
     assert ended.code == 6
-    assert "RandomForestClassifier must be able to learn from the data: The 'min_samples_leaf' parameter" in ended.err
+    assert "Pipeline must be able to learn from the data: Solver lbfgs supports only" in ended.err
     tracked = client(clean / "m3")
     (run,) = tracked.search_runs([tracked.get_experiment_by_name("fraud_detection").experiment_id])
     assert run.info.status == "FAILED"
-    assert "min_samples_leaf" in run.data.tags["m3.error"]
+    assert "lbfgs" in run.data.tags["m3.error"]
     assert registered(clean / "m3") == []
 
 

@@ -30,7 +30,7 @@ def test_a_bad_file_is_refused_in_these_words(path):
 
 SAMPLES = [
     pytest.param(document, id=path.stem)
-    for path in sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
+    for path in sorted((ROOT / "manifests" / "samples").rglob("*.yaml"))
     for document in yaml.load_all(path.read_text(), Loader)
     if document["kind"] == "TrainingJob"
 ]

@@ -1,11 +1,15 @@
 """The table of hyperparameters, against the installed libraries."""
 
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from m3_trainer.hyperparameters import CHOICES, KNOWN, LEAST_OF_SCIKIT_LEARN, POSITIVE, refusal
+from m3_trainer import models
+from m3_trainer.config import ModelSpec
+from m3_trainer.hyperparameters import CHOICES, FRACTIONS, KNOWN, MOST, NUMBERS, WHOLE, Range, refusal
 from m3_trainer.models import CLASSES
 
 
@@ -34,18 +38,42 @@ def test_null_is_allowed_only_where_it_is_the_default(model_type: str) -> None:
 
 
 SCIKIT_LEARN = ("random_forest", "decision_tree", "logistic_regression", "hist_gradient_boosting")
-AT_BOUNDS = (
-    [(name, value) for name, least in LEAST_OF_SCIKIT_LEARN.items() for value in (least - 1, least)]
-    + [(name, value) for name in POSITIVE for value in (0, 0.5)]
-    + [(name, value) for name, choices in CHOICES.items() for value in (*choices, "nonsense")]
-)
+STEP = 2**-10
+
+
+def around(allowed: Range, types: tuple[type, ...]) -> Iterator[float]:
+    """Values at the ends of a range and just beyond, of the types that the table has."""
+    ends = [end for end in (allowed.low, allowed.high) if end < MOST]
+    if int in types:
+        yield from (int(end) + step for end in ends for step in (-1, 0, 1))
+    if float in types:
+        yield from (end + step for end in ends for step in (-STEP, STEP))
+
+
+def at_bounds(model_type: str) -> Iterator[tuple[str, Any]]:
+    for table, kinds in ((NUMBERS, (int, float)), (WHOLE, (int,)), (FRACTIONS, (float,))):
+        for name, allowed in table.get(model_type, {}).items():
+            types = tuple(set(kinds) & set(KNOWN[model_type][name]))
+            yield from ((name, value) for value in around(allowed, types))
+    yield from ((name, word) for name in CHOICES if name in KNOWN[model_type] for word in (*CHOICES[name], "nonsense"))
+    if "class_weight" in KNOWN[model_type]:
+        yield from (("class_weight", word) for word in ("balanced", "balanced_subsample", "nonsense"))
+
+
 STRICTER = {("logistic_regression", "max_iter", 0)}
 """scikit-learn takes it, and learns nothing."""
+MEANS_ALL = {"max_features", "max_samples"}
+"""1 is refused for another reason."""
 
 
 @pytest.mark.parametrize(
     ("model_type", "name", "value"),
-    [(model_type, *pair) for model_type in SCIKIT_LEARN for pair in AT_BOUNDS if pair[0] in KNOWN[model_type]],
+    [
+        (model_type, name, value)
+        for model_type in SCIKIT_LEARN
+        for name, value in at_bounds(model_type)
+        if not (name in MEANS_ALL and value == 1)
+    ],
 )
 def test_a_value_is_refused_where_the_library_refuses_it(model_type: str, name: str, value: Any) -> None:
     module, _, cls = CLASSES[model_type].partition(":")
@@ -57,6 +85,33 @@ def test_a_value_is_refused_where_the_library_refuses_it(model_type: str, name: 
     else:
         refused = (model_type, name, value) in STRICTER
     assert bool(refusal(model_type, {name: value})) is refused
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name", "value"),
+    [(model_type, *pair) for model_type in ("xgboost", "lightgbm") for pair in at_bounds(model_type)],
+)
+def test_boosting_learns_from_what_is_accepted(model_type: str, name: str, value: Any) -> None:
+    """What it would refuse, or take for another thing, it is not given: of that it tells only when it learns, or never."""
+    if refusal(model_type, {name: value}):
+        return
+    beside = {"n_estimators": 2} | ({"subsample": 0.5, "subsample_freq": 1} if value == "rf" else {})
+    spec = ModelSpec.parse({"type": model_type, "hyperparameters": beside | {name: value}})
+    features = pd.DataFrame({"a": range(40), "b": [0, 1] * 20})
+    models.fit(models.build(spec), features, pd.Series([0, 1, 1, 0] * 10))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("equal", 'must be balanced, or a weight for each class as {0: 1, 1: 50}, is "equal"'),
+        ({"0": 1, "2": 5}, "must be a number above 0 for each of the classes 0 and 1, as {0: 1, 1: 50}"),
+        ({"1": 5}, "must be a number above 0 for each of the classes 0 and 1, as {0: 1, 1: 50}"),
+        ({"0": 1, "1": -5}, "must be a number above 0 for each of the classes 0 and 1, as {0: 1, 1: 50}"),
+    ],
+)
+def test_a_class_weight_of_another_class_is_refused(value: Any, message: str) -> None:
+    assert f"hyperparameter `class_weight` {message}" in (refusal("decision_tree", {"class_weight": value}) or "")
 
 
 @pytest.mark.parametrize("model_type", KNOWN)

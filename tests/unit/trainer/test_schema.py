@@ -127,6 +127,52 @@ REFUSED = {
         GOOD | {"model": {"type": "mine:Model", "hyperparameters": {"p" * 1000: 1}}},
         f"spec.model.hyperparameters.{'p' * 77}...: must have at most 64 characters, is",
     ),
+    "weights said twice": (
+        GOOD | {"model": {"classWeight": "balanced", "positiveWeight": 5}},
+        "spec.model: at most one of `classWeight`, `positiveWeight` must be set",
+    ),
+    "weights said in the library's words, too": (
+        GOOD | {"model": {"type": "xgboost", "positiveWeight": 5, "hyperparameters": {"scale_pos_weight": 5}}},
+        "spec.model: hyperparameter `scale_pos_weight` must be left out where `positiveWeight` is set",
+    ),
+    "early stopping said in the library's words, too": (
+        GOOD
+        | {
+            "model": {
+                "type": "hist_gradient_boosting",
+                "earlyStopping": {"rounds": 5},
+                "hyperparameters": {"n_iter_no_change": 5},
+            }
+        },
+        "spec.model: hyperparameter `n_iter_no_change` must be left out where `earlyStopping` is set",
+    ),
+    "early stopping of a forest": (
+        GOOD | {"model": {"earlyStopping": {"rounds": 5}}},
+        "spec.model: `earlyStopping` must be left out but for hist_gradient_boosting, xgboost, lightgbm",
+    ),
+    "two wishes for the threshold": (
+        GOOD | {"evaluation": {"thresholdFor": {"recall": 0.8, "precision": 0.9}}},
+        "spec.evaluation.thresholdFor: exactly one of `precision`, `recall`, `cost` must be set",
+    ),
+    "a threshold and a wish": (
+        GOOD | {"evaluation": {"threshold": 0.3, "thresholdFor": {"recall": 0.8}}},
+        "spec.evaluation: `threshold` must be left out where `thresholdFor` is set",
+    ),
+    "validation that leaves nothing to learn from": (
+        {
+            "data": GOOD["data"] | {"timeColumn": "t"},
+            "training": {"split": PERIODS | {"validationDays": 1}},
+        },
+        "spec.training.split: `trainDays` must be more than `delayDays` and `validationDays` together",
+    ),
+    "something to choose, and no days to choose it on": (
+        {
+            "data": GOOD["data"] | {"timeColumn": "t"},
+            "training": {"split": PERIODS},
+            "model": {"calibration": "sigmoid"},
+        },
+        "spec: `training.split.validationDays` must be set for `model.calibration`",
+    ),
     "a list in place of the spec": ([], "spec: must be a mapping, is []"),
 }
 
@@ -188,7 +234,7 @@ def test_the_digest_depends_on_meaning_and_not_on_the_order_of_keys() -> None:
 
 def test_a_date_may_be_written_without_quotes(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
-    sample = (ROOT / "manifests/samples/handbook-random-forest.yaml").read_text()
+    sample = (ROOT / "manifests/samples/handbook/random-forest.yaml").read_text()
     path.write_text(sample)
     assert "trainStart: 2018-07-25" in sample
     split = files.read_job(str(path)).workload.training.split
@@ -199,7 +245,7 @@ def test_a_date_may_be_written_without_quotes(tmp_path: Path) -> None:
 def test_every_field_is_described() -> None:
     for model in (config.Data, config.Features, config.ModelSpec, config.Split, config.Training, config.Evaluation,
                   config.Tracking, config.Registry, config.Workload, config.SecretRef,
-                  config.Window, config.Promotion):  # fmt: skip
+                  config.Window, config.Promotion, config.EarlyStopping, config.ThresholdFor, config.Cost):  # fmt: skip
         missing = [name for name, field in model.model_fields.items() if not field.description]
         assert not missing, (model, missing)
 

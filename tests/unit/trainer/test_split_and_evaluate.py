@@ -49,6 +49,55 @@ def test_by_time_the_latest_rows_are_the_test() -> None:
     assert (parts.train.tolist(), parts.test.tolist()) == ([1, 3, 4], [2, 0])
 
 
+def workload(**parts: dict) -> Workload:
+    return Workload.parse({"data": {"uri": "x.csv", "target": "y", "timeColumn": "t"}} | parts)
+
+
+def test_validation_rows_are_the_last_days_of_the_training_period_with_the_delay_before_them() -> None:
+    # Nine days of training, a delay of two, three of validation: learnt from are days 0 to 3.
+    split = {"trainStart": "2026-01-01", "trainDays": 9, "delayDays": 2, "testDays": 1, "validationDays": 3}
+    times, target, cards = rows(*((day, f"card{day}", day % 2) for day in range(12)), (11, "other", 0))
+    frame = pd.DataFrame({"t": times, "card": cards})
+    parts = splitting.split(workload(training={"split": split}), frame, target, times)
+    assert parts.train.tolist() == [0, 1, 2, 3]
+    assert parts.validation.tolist() == [6, 7, 8]
+    assert parts.test.tolist() == [11, 12]
+
+
+def test_a_card_that_is_known_by_then_does_not_validate() -> None:
+    split = {"trainStart": "2026-01-01", "trainDays": 5, "delayDays": 1, "testDays": 1, "validationDays": 2}
+    split |= {"excludeKnown": "card"}
+    times, target, cards = rows(
+        (0, "bad", 1), (1, "a", 0), (3, "bad", 0), (3, "b", 0), (4, "c", 1), (6, "d", 1), (6, "e", 0)
+    )
+    frame = pd.DataFrame({"t": times, "card": cards})
+    parts = splitting.split(workload(training={"split": split}), frame, target, times)
+    assert (parts.train.tolist(), parts.validation.tolist()) == ([0, 1], [3, 4])
+
+
+def test_without_periods_the_latest_training_rows_validate() -> None:
+    times = pd.Series(pd.date_range("2026-01-01", periods=20))
+    asked = workload(training={"testSize": 0.5, "validationSize": 0.3})
+    parts = splitting.split(asked, pd.DataFrame({"t": times}), pd.Series([0, 1] * 10), times)
+    assert parts.train.tolist() == list(range(7))
+    assert parts.validation.tolist() == [7, 8, 9]
+
+
+def test_without_times_validation_rows_are_drawn_with_equal_share_of_the_classes() -> None:
+    asked = Workload.parse({"data": {"uri": "x.csv", "target": "y"}, "model": {"calibration": "sigmoid"}})
+    target = pd.Series([0, 0, 0, 1] * 50)
+    parts = splitting.split(asked, pd.DataFrame({"a": target}), target, None)
+    assert (len(parts.train), len(parts.validation), len(parts.test)) == (128, 32, 40)
+    assert target[parts.validation].mean() == 0.25
+    assert sorted([*parts.train, *parts.validation, *parts.test]) == list(range(200))
+
+
+def test_nothing_is_cut_from_the_training_rows_where_nothing_is_chosen() -> None:
+    times = pd.Series(pd.date_range("2026-01-01", periods=10))
+    parts = splitting.split(workload(), pd.DataFrame({"t": times}), pd.Series([0, 1] * 5), times)
+    assert (len(parts.train), len(parts.validation)) == (8, 0)
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
@@ -158,7 +207,7 @@ def test_a_stored_model_of_foreign_types_is_refused_by_name(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"type": "no.such.module:Class"}, "no.such.module:Class must be importable where the job runs"),
+        ({"type": "no.such.module:Class"}, "the module `no.such.module` must be importable where the job runs"),
         ({"type": "collections:OrderedDict"}, "must have the method fit, as scikit-learn's classifiers do"),
         (
             {"type": "sklearn.neighbors:KNeighborsClassifier", "hyperparameters": {"neighbours": 3}},
@@ -172,8 +221,8 @@ def test_a_class_that_is_no_classifier_is_refused(spec: dict, message: str) -> N
 
 
 def test_a_value_that_the_model_refuses_is_reported_in_its_words(problem) -> None:
-    spec = ModelSpec.parse({"hyperparameters": {"min_samples_leaf": -3}})
+    spec = ModelSpec.parse({"type": "decision_tree", "hyperparameters": {"monotonic_cst": [1, 0]}})
     with pytest.raises(
-        TrainingFailed, match="RandomForestClassifier must be able to learn from the data: The 'min_samples_leaf'"
+        TrainingFailed, match="DecisionTreeClassifier must be able to learn from the data: monotonic_cst has shape 2"
     ):
         models.fit(models.build(spec), *problem)

@@ -220,6 +220,10 @@ def predict(
     features: Annotated[
         str, typer.Option(help="One row or a list of rows, as JSON: named fields, or numbers in order.")
     ],
+    allow_module: Annotated[
+        list[str] | None,
+        typer.Option(help="Module whose class the model may be of: its code runs. Also M3_MODEL_MODULES=a,b."),
+    ] = None,
     output: OutputOption = Output.text,
     home: HomeOption = DEFAULT_HOME,
     tracking_uri: TrackingOption = None,
@@ -232,10 +236,10 @@ def predict(
     from m3_trainer.tracking import Tracker
 
     rows = _rows(features)
-    scores = registry.score(registry.load(model, Tracker.choose(tracking_uri, home)), rows)
-    print(
-        json.dumps({"model": model, "probabilities": scores}) if output is Output.json else show.scores(model, scores)
-    )
+    stored = registry.load(model, Tracker.choose(tracking_uri, home), allow_module or ())
+    scores = registry.score(stored, rows)
+    document = {"model": model, "probabilities": scores, "threshold": stored.threshold}
+    print(json.dumps(document) if output is Output.json else show.scores(model, scores))
 
 
 def _rows(text: str) -> list[Any]:

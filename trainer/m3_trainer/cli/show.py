@@ -49,10 +49,11 @@ def next_commands(found: Result, file: str | None) -> dict[str, str]:
     """Look, score, scale: each can be pasted as it stands."""
     m3 = _command()
     row = dict.fromkeys(found.features, 0) | {found.features[0]: SAMPLE_AMOUNT}
+    allow = f" --allow-module {found.model['module']}" if "module" in found.model else ""
     look = f"open {found.run['url']}" if found.run["url"] else f"{m3} ui"
     commands = {
         "look at it in MLflow": look,
-        "score a transaction": f"{m3} predict {found.model['uri']} --features {shlex.quote(json.dumps(row))}",
+        "score a transaction": f"{m3} predict {found.model['uri']} --features {shlex.quote(json.dumps(row))}{allow}",
     }
     return commands | ({"run it on a cluster": f"make cluster-up && kubectl apply -f {file}"} if file else {})
 
