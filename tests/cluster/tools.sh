@@ -29,6 +29,7 @@ describe() { # NAME: its folder under tools/, its package, and `image` where it 
     promtool) echo "prometheus github.com/prometheus/prometheus/cmd/promtool host" ;;
     ray-operator) echo "kuberay github.com/ray-project/kuberay/ray-operator image" ;;
     minio) echo "minio github.com/minio/minio image" ;;
+    fake-gcs-server) echo "fake-gcs-server github.com/fsouza/fake-gcs-server host" ;;
     pause) echo "pause m3.dev/tools/pause image" ;;
     # Kubeflow Trainer's, for benchmarks/operator
     trainer-controller-manager) echo "trainer github.com/kubeflow/trainer/v2/cmd/$1 host" ;;

@@ -186,7 +186,7 @@ class Data(Model):
     """Train on this many rows, drawn at random with the model's `randomState`, when memory is short; all rows by default."""
     secret_ref: SecretRef | None = None
     """Credentials of the source, given to the job's pods as environment variables (in the cluster only): AWS_ACCESS_KEY_ID and
-    AWS_SECRET_ACCESS_KEY, or DATABASE_USER and DATABASE_PASSWORD."""
+    AWS_SECRET_ACCESS_KEY, GOOGLE_CREDENTIALS (the key's JSON), or DATABASE_USER and DATABASE_PASSWORD."""
     expected_digest: (
         Annotated[
             str,

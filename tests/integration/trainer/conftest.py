@@ -119,12 +119,17 @@ def job(server: str, m3_process: Callable[..., Ended], request: pytest.FixtureRe
     return Job(re.sub("[^a-z0-9]+", "-", request.node.name.lower()), server, m3_process)
 
 
+def built(tool: str) -> Path:
+    """The program of a server that tests/cluster/tools.sh builds."""
+    subprocess.run([str(ROOT / "tests/cluster/tools.sh"), tool], check=True, timeout=3000)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "m3"
+    return Path(os.environ.get("M3_CACHE", cache)) / "bin" / tool
+
+
 @pytest.fixture(scope="session")
 def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A real S3 server with the bucket `kept`; what a process needs in its environment to reach it."""
-    subprocess.run([str(ROOT / "tests/cluster/tools.sh"), "minio"], check=True, timeout=3000)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "m3"
-    binary = Path(os.environ.get("M3_CACHE", cache)) / "bin" / "minio"
+    binary = built("minio")
     folder, port = tmp_path_factory.mktemp("minio"), unused_port()
     (folder / "data" / "kept").mkdir(parents=True)
     credentials = {"AWS_ACCESS_KEY_ID": "m3-test", "AWS_SECRET_ACCESS_KEY": "m3-test-secret"}
@@ -135,6 +140,24 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     try:
         wait_until(lambda: answers(port), 60, lambda: (folder / "log").read_text())
         yield credentials | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def google_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that speaks Google Cloud Storage's API, with the bucket `kept`. It asks for no key."""
+    binary = built("fake-gcs-server")
+    folder, port = tmp_path_factory.mktemp("gcs"), unused_port()
+    (folder / "data" / "kept").mkdir(parents=True)
+    address = f"127.0.0.1:{port}"
+    command = [str(binary), "-scheme=http", "-host=127.0.0.1", f"-port={port}", f"-filesystem-root={folder / 'data'}"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([*command, f"-public-host={address}"], stdout=log, stderr=log)
+    try:
+        wait_until(lambda: answers(port), 60, lambda: (folder / "log").read_text())
+        yield f"http://{address}"
     finally:
         process.terminate()
         process.wait(30)

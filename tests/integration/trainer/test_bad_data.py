@@ -185,9 +185,6 @@ VALUES: dict[str, tuple[Callable[[], dict], int, str]] = {
     ),
 }  # fmt: skip
 STORES: dict[str, tuple[Callable[[], dict], int, str]] = {
-    "a scheme without its package": (
-        lambda: {"uri": "gs://bucket/rows.csv"}, 2, "data.uri: reading gs:// needs a package",
-    ),
     "a web server that is not there": (
         lambda: {"uri": f"http://127.0.0.1:{unused_port()}/rows.csv"}, 7, "data.uri: the store of http://127.0.0.1:",
     ),

@@ -182,6 +182,26 @@ def test_s3_gives_files_folders_and_patterns_with_the_digest_that_they_have_here
     assert parts.digest == read(f"rows/**/part-*{ending}").digest
 
 
+def test_google_cloud_storage_gives_what_s3_gives(
+    clean: Path, google_storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", google_storage)
+    cut(rows(), clean / "rows", ".parquet")
+    filesystem = fsspec.filesystem("gs")
+    for path in (clean / "rows").rglob("*.*"):
+        filesystem.put_file(str(path), f"kept/{path.relative_to(clean)}")
+    for pattern in ("rows/", "rows/**/part-*.parquet"):
+        found = read(f"gs://kept/{pattern}")
+        assert_rows(found, rows())
+        assert found.digest == read(pattern).digest
+
+
+def test_googles_key_must_be_one(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_CREDENTIALS", "keys/google.json")
+    with pytest.raises(DataError, match=r"GOOGLE_CREDENTIALS must be the JSON key of a service account itself"):
+        read("gs://kept/rows.csv")
+
+
 def test_a_job_trains_on_a_folder_in_s3_and_mlflow_tells_of_what(
     m3: Callable[..., Ended], clean: Path, s3: str
 ) -> None:

@@ -87,6 +87,6 @@ def test_only_a_job_with_a_storage_keeps_checkpoints(tmp_path: Path) -> None:
     assert checkpoint.of(Origin(storage=str(tmp_path)), "1", "2") is None
     assert checkpoint.of(Origin(uid="uid", storage=str(tmp_path)), "1", "2") is not None
     with pytest.raises(
-        InvalidSpec, match=r"spec\.storage\.uri: gs://kept must be of a store that the image can write to"
+        InvalidSpec, match=r"spec\.storage\.uri: abfs://kept must be of a store that the image can write to"
     ):
-        checkpoint.of(Origin(uid="uid", storage="gs://kept"), "1", "2")
+        checkpoint.of(Origin(uid="uid", storage="abfs://kept"), "1", "2")

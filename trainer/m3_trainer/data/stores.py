@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -17,6 +19,7 @@ WEB = ("http://", "https://")
 LONGEST_SILENCE_SECONDS = 60
 """Of a web server. aiohttp's own limit is five minutes for the whole file, however large."""
 REFUSED = (401, 403)
+GOOGLE_KEY = "GOOGLE_CREDENTIALS"
 
 
 @dataclass(frozen=True)
@@ -114,12 +117,19 @@ def shown(uri: str) -> str:
 def store_options(uri: str) -> dict[str, Any]:
     """What fsspec's file system of this URI is made with.
 
-    A store of one's own (MinIO) is named by `AWS_ENDPOINT_URL`, as in every AWS client. Web servers are asked as the
-    environment says: `HTTPS_PROXY`, `NO_PROXY`, and user and password from `~/.netrc`.
+    A store of one's own (MinIO) is named by `AWS_ENDPOINT_URL`, as in every AWS client. Google's key of a service account is
+    the content of `GOOGLE_CREDENTIALS`, because a Secret's keys become variables; without it gcsfs looks where Google's own
+    clients look. Web servers are asked as the environment says: `HTTPS_PROXY`, `NO_PROXY`, and user and password from
+    `~/.netrc`. Raises `DataError` where the key is none.
     """
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if uri.startswith("s3://") and endpoint:
         return {"endpoint_url": endpoint}
+    if uri.startswith("gs://"):
+        logging.getLogger("gcsfs").setLevel(
+            logging.CRITICAL
+        )  # it logs each refusal with a traceback, and raises it as well
+        return {"token": _google_key()} if os.environ.get(GOOGLE_KEY) else {}
     if uri.startswith(WEB):
         import aiohttp
 
@@ -128,6 +138,19 @@ def store_options(uri: str) -> dict[str, Any]:
         )
         return {"client_kwargs": {"trust_env": True, "timeout": patience}}
     return {}
+
+
+def _google_key() -> dict[str, Any]:
+    try:
+        key = json.loads(os.environ[GOOGLE_KEY])
+    except ValueError:
+        key = None
+    if not isinstance(key, dict) or "type" not in key:
+        raise errors.DataError(
+            f"data.uri: {GOOGLE_KEY} must be the JSON key of a service account itself, not its path (that is "
+            "GOOGLE_APPLICATION_CREDENTIALS)"
+        )
+    return key
 
 
 @contextmanager
