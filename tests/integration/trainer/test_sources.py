@@ -196,7 +196,7 @@ def test_google_cloud_storage_gives_what_s3_gives(
         assert found.digest == read(pattern).digest
 
 
-def test_googles_key_must_be_one(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_googles_key_must_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_CREDENTIALS", "keys/google.json")
     with pytest.raises(DataError, match=r"GOOGLE_CREDENTIALS must be the JSON key of a service account itself"):
         read("gs://kept/rows.csv")
