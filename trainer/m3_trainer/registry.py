@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from m3_trainer.errors import DataError, InvalidSpec
 from m3_trainer.tracking import Run, Tracker, explained
 
 if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
 # Given, they spare MLflow a subprocess that infers them: 0.2 s instead of 3.
@@ -25,6 +27,8 @@ MODEL_FILE = "model.skops"
 WORKLOAD_FILE = "lineage/workload.json"
 """Among the run's artifacts: what was asked, and so how to compute the features of the rows that are to be scored."""
 EXAMPLE_ROWS = 5
+SOURCE_TAGS = ("mlflow.source.", "mlflow.user")
+"""Of the run's, those that its model has, too: where both come from."""
 THRESHOLD = "m3.threshold"
 """Key in the metadata of MLflow's `MLmodel` file."""
 
@@ -64,25 +68,52 @@ class Stored:
 
 
 def store(run: Run, estimator: Any, example: pd.DataFrame, threshold: float) -> str:
-    """Log the model under the run, with signature, input example and threshold; gives its URI.
+    """Log the model under the run, with signature, input example, threshold, and the run's params and metrics; gives its URI.
+
+    By the steps of MLflow's own `log_model`, but for two: that loads what it has stored once more, to score the example, and
+    asks for the history of each of the run's metrics in turn.
 
     Raises `InvalidSpec` where it could not be loaded again without pickle, `UserCodeFailed`.
     """
-    import mlflow
-    from mlflow.models import infer_signature
+    from mlflow.models import Model, infer_signature
 
     is_own = not own_class.is_of_a_library(type(models.model_of(estimator)))
     head, estimator = example.head(EXAMPLE_ROWS), models.serial(estimator)
-    with mlflow.start_run(run_id=run.id):
-        info = (_log_own_class if is_own else _log_with_skops)(
+    with _logged_model(run) as made, tempfile.TemporaryDirectory(prefix="m3-model-") as temporary:
+        folder = str(Path(temporary) / "model")
+        (_save_own_class if is_own else _save_with_skops)(
             estimator,
-            name="model",
+            path=folder,
+            mlflow_model=Model(
+                artifact_path=made.artifact_location, run_id=run.id, model_uuid=made.model_id, model_id=made.model_id
+            ),
             signature=infer_signature(head, estimator.predict_proba(head)),
             input_example=head,
             pip_requirements=_requirements(),
             metadata={THRESHOLD: threshold},
         )
-    return info.model_uri
+        run.client.log_model_artifacts(made.model_id, folder)
+    return made.model_uri
+
+
+@contextmanager
+def _logged_model(run: Run) -> Iterator[LoggedModel]:
+    """MLflow's record of a model, told of the run that has made it. It is READY, or, after an error, FAILED."""
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+
+    client, known = run.client, run.client.get_run(run.id).data
+    source = {name: value for name, value in known.tags.items() if name.startswith(SOURCE_TAGS)}
+    made = client.create_logged_model(run.experiment_id, "model", run.id, tags=source, params=known.params)
+    try:
+        yield made
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, 0, model_id=made.model_id) for name, value in known.metrics.items()]
+        run.log_measured(metrics)
+        client.log_outputs(run.id, [LoggedModelOutput(made.model_id, 0)])
+        client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
+    except BaseException:
+        client.finalize_logged_model(made.model_id, LoggedModelStatus.FAILED)
+        raise
 
 
 @contextmanager
@@ -97,11 +128,11 @@ def _refused_in_our_words(estimator: Any) -> Iterator[None]:
         raise
 
 
-def _log_with_skops(estimator: Any, **what: Any) -> Any:
+def _save_with_skops(estimator: Any, **what: Any) -> None:
     import mlflow.sklearn as mlflow_sklearn
 
     with _refused_in_our_words(estimator):
-        return mlflow_sklearn.log_model(
+        mlflow_sklearn.save_model(
             estimator,
             serialization_format="skops",
             skops_trusted_types=list(models.TRUSTED_TYPES),
@@ -110,7 +141,7 @@ def _log_with_skops(estimator: Any, **what: Any) -> Any:
         )
 
 
-def _log_own_class(estimator: Any, input_example: pd.DataFrame, **what: Any) -> Any:
+def _save_own_class(estimator: Any, input_example: pd.DataFrame, **what: Any) -> None:
     import mlflow.pyfunc
 
     model = models.model_of(estimator)
@@ -120,7 +151,7 @@ def _log_own_class(estimator: Any, input_example: pd.DataFrame, **what: Any) -> 
         own_class.save(model, [str(name) for name in columns], folder)
         if model is not estimator:
             (folder / own_class.AROUND).write_bytes(models.dumps_around(estimator))
-        return mlflow.pyfunc.log_model(
+        mlflow.pyfunc.save_model(
             data_path=str(folder), loader_module="m3_trainer.registry", input_example=input_example, **what
         )
 

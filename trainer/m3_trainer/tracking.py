@@ -14,14 +14,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from m3_trainer import config
+from m3_trainer import config, imports
 from m3_trainer.data import stores
 from m3_trainer.errors import (
     HeadRestarted,
@@ -38,6 +38,7 @@ from m3_trainer.origin import RUN_FILE, Origin
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
     from mlflow.entities import Run as Entity
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,10 @@ class Tracker:
         """MLflow's client; importing it costs a second, so nothing imports it before it is needed."""
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
+        with imports.uncollected("mlflow"):
+            return self._client()
+
+    def _client(self) -> MlflowClient:
         import mlflow
 
         for noisy in ("alembic", "mlflow"):
@@ -205,14 +210,18 @@ class Run:
 
         now = int(time.time() * 1000)
         measured = [Metric(name, value, now, 0) for name, value in (metrics or {}).items()]
-        for start in range(MAX_BATCH, len(measured), MAX_BATCH):
-            self.client.log_batch(self.id, metrics=measured[start : start + MAX_BATCH])
+        self.log_measured(measured[MAX_BATCH:])
         self.client.log_batch(
             self.id,
             metrics=measured[:MAX_BATCH],
             params=[Param(name, str(value)[:MAX_PARAM_LENGTH]) for name, value in (params or {}).items()],
             tags=[RunTag(name, value) for name, value in (tags or {}).items()],
         )
+
+    def log_measured(self, metrics: Sequence[Metric]) -> None:
+        """In as few requests as MLflow takes them in."""
+        for start in range(0, len(metrics), MAX_BATCH):
+            self.client.log_batch(self.id, metrics=metrics[start : start + MAX_BATCH])
 
     def log_files(self, files: Mapping[str, bytes]) -> None:
         """Files of the run by their paths, as `folder/name`."""

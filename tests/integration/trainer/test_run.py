@@ -35,6 +35,11 @@ def test_a_run_leaves_params_metrics_picture_dataset_model_and_version(m3, job_f
     model = mlflow.models.get_model_info("models:/fraud_detector/1")
     assert model.signature is not None
     assert model.signature.inputs.input_names() == result["features"]
+    made = tracked.get_logged_model(run.outputs.model_outputs[0].model_id)
+    assert (made.status, made.model_uri) == ("READY", version.source)
+    assert made.params == run.data.params
+    assert {metric.key: metric.value for metric in made.metrics or ()} == run.data.metrics
+    assert made.tags["mlflow.source.name"] == "m3"
 
 
 def test_the_same_file_gives_the_same_metrics_and_another_seed_others(m3, job_file) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from m3_trainer import __version__
+from m3_trainer import __version__, imports
 from m3_trainer.cli import cluster, show
 from m3_trainer.cli.options import Output, OutputOption
 from m3_trainer.errors import DataError, InvalidSpec, M3Error, Stopped, StorageFull, is_disk_full
@@ -171,9 +171,11 @@ def job(home: HomeOption = DEFAULT_HOME) -> None:
 def attempt(home: HomeOption = DEFAULT_HOME) -> None:
     """One attempt of a job: the workload comes as `M3_WORKLOAD`; the last line of a failure is `M3_ERROR {json}`."""
     from m3_trainer import files
-    from m3_trainer.origin import Origin
-    from m3_trainer.tracking import Tracker
-    from m3_trainer.train import train as train_workload
+
+    with imports.uncollected("m3_trainer.train"):
+        from m3_trainer.origin import Origin
+        from m3_trainer.tracking import Tracker
+        from m3_trainer.train import train as train_workload
 
     _stop_on_signals(signal.SIGTERM, signal.SIGINT)
     try:
@@ -205,9 +207,10 @@ def _flush_last_line(line: str) -> None:
 def _train(
     workload: Any, name: str | None, output: Output, home: Path, uri: str | None, file: str | None = None
 ) -> None:
-    from m3_trainer.origin import Origin
-    from m3_trainer.tracking import Tracker
-    from m3_trainer.train import train as train_workload
+    with imports.uncollected("m3_trainer.train"):
+        from m3_trainer.origin import Origin
+        from m3_trainer.tracking import Tracker
+        from m3_trainer.train import train as train_workload
 
     _stop_on_signals(signal.SIGTERM)
     result = train_workload(workload, Tracker.choose(uri, home), Origin(name=name))
