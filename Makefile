@@ -94,6 +94,18 @@ bench-logging: .venv/.dev ## a fitted model into MLflow and its registry: ours a
 bench-windows: .venv/.dev ## the Handbook's window columns from its raw ones against pandas' rolling, on one core (2 min)
 	@$(BIN)/python benchmarks/windows.py
 
+.PHONY: choose-fraud
+choose-fraud: .venv/.dev ## how manifests/samples/fraud.yaml and fraud-fast.yaml were chosen, on weeks before those that judge them (10 min)
+	@$(BIN)/python benchmarks/choose_fraud.py
+
+.PHONY: bench-handbook
+bench-handbook: .venv/.dev ## the Handbook's four folds: its best published rows and the shipped fraud configuration, five seeds (12 min)
+	@$(BIN)/python benchmarks/protocol_b.py
+
+.PHONY: bench-fast
+bench-fast: .venv/.dev ## the fast preset beside scikit-learn's default forest, on the Handbook's four folds (3 min)
+	@$(BIN)/python benchmarks/fast.py
+
 .PHONY: bench-operator
 bench-operator: .venv/.dev ## our operator beside Kubeflow Trainer and kopf's tutorial, then whole jobs beside plain RayJobs (40 min)
 	@$(BIN)/python benchmarks/operator/run.py --only throughput,start_and_rest,restart,scale,recovery
