@@ -106,6 +106,10 @@ bench-handbook: .venv/.dev ## the Handbook's four folds: its best published rows
 bench-fast: .venv/.dev ## the fast preset beside scikit-learn's default forest, on the Handbook's four folds (3 min)
 	@$(BIN)/python benchmarks/fast.py
 
+.PHONY: bench-pipeline
+bench-pipeline: .venv/.dev ## load, features, fit and evaluate of five months beside pandas and scikit-learn, on one core (10 min)
+	@$(BIN)/python benchmarks/pipeline.py
+
 .PHONY: bench-operator
 bench-operator: .venv/.dev ## our operator beside Kubeflow Trainer and kopf's tutorial, then whole jobs beside plain RayJobs (40 min)
 	@$(BIN)/python benchmarks/operator/run.py --only throughput,start_and_rest,restart,scale,recovery

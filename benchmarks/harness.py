@@ -60,6 +60,28 @@ def timed(command: list[str]) -> dict[str, Any]:
     return {"wall_seconds": round(wall, 3), "output": json.loads(done.stdout.splitlines()[-1])}
 
 
+Reading = tuple[float, float]
+"""A moment, in seconds, and the most memory that the process has held by then, in MiB."""
+
+
+def reading() -> Reading:
+    """Not `ru_maxrss`: that begins with what the parent held."""
+    status = Path("/proc/self/status").read_text()
+    return time.perf_counter(), int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def told(metrics: dict[str, float], steps: dict[str, tuple[Reading, Reading]]) -> dict[str, Any]:
+    """What one side of a paired benchmark prints; `steps` by their beginning and end."""
+    last = reading()
+    return {
+        "metrics": metrics,
+        "seconds": {name: round(end[0] - start[0], 3) for name, (start, end) in steps.items()},
+        "peak_mib_by_then": {name: round(end[1]) for name, (_, end) in steps.items()},
+        "cpu_seconds": round(time.process_time(), 3),
+        "peak_mib": round(last[1]),
+    }
+
+
 def write(name: str, result: dict[str, Any]) -> None:
     """`results/NAME.json`, and the same on one line, last."""
     RESULTS.mkdir(exist_ok=True)
