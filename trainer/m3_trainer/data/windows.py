@@ -171,7 +171,7 @@ class Keyed:
         order = _sorted_by(code, time)[int((code < 0).sum()) :]
         code, time = code[order], time[order]
         begins = np.flatnonzero(np.diff(code, prepend=-1))
-        first = np.repeat(begins, np.diff(begins, append=len(code)))
+        first = np.repeat(begins.astype(order.dtype), np.diff(begins, append=len(code)))
         since = time - time.min(initial=np.iinfo(np.int64).max)
         reach = int(since.max(initial=0)) + 1
         return cls(order, _stamps(code, since, 2 * reach), first, day, reach)
@@ -200,7 +200,10 @@ class Keyed:
 
 def _sorted_by(code: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Rows by code, by time, by position. Numbers of 16 bits are sorted by radix, in a tenth of the time of larger ones."""
-    order = np.arange(len(code)) if (time[1:] >= time[:-1]).all() else np.argsort(time, kind="stable")
+    # kept as long as the data is: positions of half the size where they are enough
+    position = np.int32 if len(code) < 2**31 else np.int64
+    is_sorted = (time[1:] >= time[:-1]).all()
+    order = np.arange(len(code), dtype=position) if is_sorted else np.argsort(time, kind="stable").astype(position)
     for shift in range(0, int(code.max(initial=-1) + 1).bit_length(), 16):
         digit = ((code + 1) >> shift).astype(np.uint16)
         order = order[np.argsort(digit[order], kind="stable")]
@@ -231,7 +234,8 @@ class Values:
     def sum(self, bounds: Bounds) -> np.ndarray:
         """0 over no value."""
         total, lost = self._total, self._lost
-        return (total[bounds.end] - total[bounds.start]) + (lost[bounds.end] - lost[bounds.start])
+        found = total[bounds.end] - total[bounds.start]
+        return found if lost is None else found + (lost[bounds.end] - lost[bounds.start])
 
     def mean(self, bounds: Bounds) -> np.ndarray:
         return _ratio(self.sum(bounds), self.count(bounds))
@@ -249,8 +253,9 @@ class Values:
         return result
 
 
-def _running(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the first 0, 1, … m values, and what rounding has taken from each (TwoSum; Ogita, Rump and Oishi, 2005).
+def _running(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Sums of the first 0, 1, … m values, and what rounding has taken from each (TwoSum; Ogita, Rump and Oishi, 2005): None
+    where that is nothing, as of counts.
 
     Without the second a sum of some rows, as the difference of two over millions, would be right to eight digits only.
     """
@@ -262,7 +267,7 @@ def _running(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     np.subtract(before, rest, out=rest)
     np.subtract(values, added, out=added)
     np.cumsum(np.add(rest, added, out=rest), out=lost[1:])
-    return total, lost
+    return total, lost if lost.any() else None
 
 
 def _ratio(number: np.ndarray, by: np.ndarray) -> np.ndarray:
