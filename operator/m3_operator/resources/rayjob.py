@@ -86,7 +86,15 @@ def environment(job: TrainingJob, attempt: int, settings: Settings) -> dict[str,
         variables["M3_IMAGE"] = job.spec.image or settings.trainer_image
     if storage := job.spec.storage:
         variables["M3_STORAGE"] = storage.uri or STORAGE_PATH
-    return variables
+    return variables | _workers_told(job.spec)
+
+
+def _workers_told(spec: TrainingJobSpec) -> dict[str, str]:
+    """How many worker nodes the job may wait for. Told of none, it does not even ask Ray, which would take seconds."""
+    if spec.ray.cluster_selector is not None:
+        return {"M3_WORKERS": "any"}
+    group = spec.ray.workers
+    return {"M3_WORKERS": str(group.replicas)} if group and group.replicas else {}
 
 
 def _suspension(job: TrainingJob) -> Object:

@@ -128,6 +128,16 @@ def test_the_image_of_a_cluster_that_is_there_is_not_told(build):
     assert "M3_IMAGE" not in variables["env_vars"]
 
 
+@pytest.mark.parametrize(
+    ("ray", "told"),
+    [({}, None), ({"workers": {"replicas": 0}}, None), ({"workers": {"replicas": 2}}, "2"),
+     ({"clusterSelector": {"ray.io/cluster": "warm"}}, "any")],
+)  # fmt: skip
+def test_the_job_is_told_how_many_workers_it_has(build, ray, told):
+    variables = yaml.safe_load(build(1, ray=ray)["spec"]["runtimeEnvYAML"])["env_vars"]
+    assert variables.get("M3_WORKERS") == told
+
+
 def test_a_users_text_stays_out_of_the_entrypoint(build):
     spec = build(data={"uri": "$(id); rm -rf /a.csv", "target": "$(id)"})["spec"]
     assert spec["entrypoint"] == rayjob.ENTRYPOINT
