@@ -110,6 +110,14 @@ bench-fast: .venv/.dev ## the fast preset beside scikit-learn's default forest, 
 bench-pipeline: .venv/.dev ## load, features, fit and evaluate of five months beside pandas and scikit-learn, on one core (10 min)
 	@$(BIN)/python benchmarks/pipeline.py
 
+.PHONY: bench-scaling
+bench-scaling: .venv/.dev ## forest, folds and boosting on 1 to 4 nodes of Ray's own test cluster (5 min)
+	@$(BIN)/python benchmarks/scaling.py
+
+.PHONY: bench-outofcore
+bench-outofcore: .venv/.dev ## data of 2.6 times the memory limit, within a cgroup of that limit (root; 10 GiB of memory for its peer; 10 min)
+	@$(BIN)/python benchmarks/outofcore.py
+
 .PHONY: bench-operator
 bench-operator: .venv/.dev ## our operator beside Kubeflow Trainer and kopf's tutorial, then whole jobs beside plain RayJobs (40 min)
 	@$(BIN)/python benchmarks/operator/run.py --only throughput,start_and_rest,restart,scale,recovery

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from m3_trainer import evaluate, known_rows, models, registry
+from m3_trainer import evaluate, external, known_rows, models, registry
 from m3_trainer.config import Evaluation, Promotion
 from m3_trainer.errors import UserError
 from m3_trainer.known_rows import KnownRows
@@ -45,7 +45,7 @@ class Test:
 
 def rows_file(features: pd.DataFrame, target: pd.Series) -> dict[str, bytes]:
     """A sample of the training rows, to be kept with the run: whoever challenges this version needs it."""
-    return {ROWS_FILE: KnownRows.of(features, target).dumps()}
+    return {ROWS_FILE: KnownRows.of(external.parts(features, target)).dumps()}
 
 
 def look(run: Run, promotion: Promotion, model_name: str, test: Test) -> Evidence:

@@ -11,6 +11,7 @@
         ├── TrackingUnavailable  exit 4   MLflow does not answer, or refuses
         ├── StorageFull          exit 5   no space left where it writes
         ├── SourceUnavailable    exit 7   the data's store does not answer
+        ├── NodesUnavailable     exit 16  the Ray cluster does not answer, or loses its nodes
         └── HeadRestarted        exit 9   this attempt was begun before, and not ended by this process
 
 The message of each is one sentence or two: what must be true, what was found, what to do. `Stopped` is not an error of this
@@ -126,6 +127,13 @@ class SourceUnavailable(EnvironmentFault):
 
     reason = "SourceUnavailable"
     exit_code = 7
+
+
+class NodesUnavailable(EnvironmentFault):
+    """The Ray cluster does not answer, or loses its nodes again and again."""
+
+    reason = "NodesUnavailable"
+    exit_code = 16
 
 
 class HeadRestarted(EnvironmentFault):

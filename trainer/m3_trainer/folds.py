@@ -70,14 +70,13 @@ def shuffled(features: pd.DataFrame, target: pd.Series, count: int, seed: int) -
         yield Fold(name, features.iloc[train], target.iloc[train], features.iloc[test], target.iloc[test])
 
 
-def judge(folds: Iterable[Fold], fit: Callable[[Fold], np.ndarray], evaluation: Evaluation) -> Iterator[Judged]:
-    """`fit` learns from a fold's rows and gives the scores of its test rows. One fold's rows are held at a time."""
-    for number, fold in enumerate(folds, start=1):
-        start = _now()
-        scored = fold.scored(fit(fold))
-        asked = [name for name in evaluation.metrics if name != WHOLE_DAYS or fold.card is not None]
-        metrics = evaluate.measure(scored, evaluation.model_copy(update={"metrics": tuple(asked)}))
-        yield Judged(number, fold.name, fold.counts(), metrics, start, _now())
+def judge(fit: Callable[[Fold], np.ndarray], evaluation: Evaluation, numbered: tuple[int, Fold]) -> Judged:
+    """`fit` learns from the fold's rows and gives the scores of its test rows."""
+    (number, fold), start = numbered, _now()
+    scored = fold.scored(fit(fold))
+    asked = [name for name in evaluation.metrics if name != WHOLE_DAYS or fold.card is not None]
+    metrics = evaluate.measure(scored, evaluation.model_copy(update={"metrics": tuple(asked)}))
+    return Judged(number, fold.name, fold.counts(), metrics, start, _now())
 
 
 def _now() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -39,8 +40,13 @@ class KnownRows:
     smallest: np.ndarray
 
     @classmethod
-    def of(cls, features: pd.DataFrame, target: pd.Series) -> Self:
-        return cls(tuple(map(str, features.columns)), np.unique(hashes(features, target))[:SIZE])
+    def of(cls, parts: Iterable[tuple[pd.DataFrame, pd.Series]]) -> Self:
+        """Of rows that come in parts of the same columns, at least one."""
+        columns, smallest = (), np.array([], dtype="uint64")
+        for features, target in parts:
+            columns = tuple(map(str, features.columns))
+            smallest = np.union1d(smallest, hashes(features, target))[:SIZE]
+        return cls(columns, smallest)
 
     def share(self, of: np.ndarray) -> float:
         """Estimated share of rows, given by their hashes over the same columns, that are training rows, too."""

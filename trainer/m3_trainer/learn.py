@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from m3_trainer import early_stopping, models, threshold
 from m3_trainer.config import Evaluation, ModelSpec, Workload
+from m3_trainer.engine import Engine
+from m3_trainer.folds import Fold
 from m3_trainer.models import Checkpoint, Rows
 
 log = logging.getLogger(__name__)
@@ -35,13 +39,14 @@ def learn(
     validation: Rows | None,
     report: Callable[[float], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    engine: Engine | None = None,
 ) -> Learnt:
     """Fit, calibrate and choose the threshold, as the file says. Raises `TrainingFailed`, `UserCodeFailed`, `DataError`.
 
     The model is not fitted again on all rows afterwards: threshold, curve and number of rounds belong to this one.
     """
     spec, evaluation, chosen = workload.model, workload.evaluation, {}
-    estimator = fit(spec, estimator, training, validation, report, checkpoint)
+    estimator = fit(spec, estimator, training, validation, report, checkpoint, engine)
     if best := early_stopping.best_iteration(models.model_of(estimator)):
         chosen["best_iteration"] = best
     if validation and spec.calibration:
@@ -63,6 +68,7 @@ def fit(
     validation: Rows | None = None,
     report: Callable[[float], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    engine: Engine | None = None,
 ) -> Any:
     """The estimator, fitted with the class weights of the file and, where there are validation rows, early stopping."""
     return models.fit(
@@ -74,4 +80,11 @@ def fit(
         weights=models.weights(spec, training.target),
         stopping=spec.early_stopping,
         validation=validation,
+        engine=engine,
     )
+
+
+def scores(spec: ModelSpec, categorical: Sequence[str], fold: Fold) -> np.ndarray:
+    """Scores of the fold's test rows by a model of its training rows, fitted as the file says."""
+    estimator = fit(spec, models.build(spec, categorical), Rows(fold.train, fold.train_target))
+    return models.probabilities(estimator, fold.test)

@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from m3_trainer import early_stopping, encoding, own_class
+from m3_trainer import early_stopping, encoding, external, own_class
 from m3_trainer.config import EarlyStopping, ModelSpec
+from m3_trainer.engine import Engine
 from m3_trainer.errors import DataError, InvalidSpec
 
 CLASSES = {
@@ -49,7 +50,8 @@ takes the trusted types from the model's own `MLmodel` file, which whoever store
 scikit-learn's own `check_array` where they know of names; what a partial calls has to be on the list itself."""
 
 CHUNK_ROWS = 8_192
-PORTION_SECONDS = 10.0
+PORTION_SECONDS, SPREAD_PORTION_SECONDS = 10.0, 60.0
+"""How long a portion of a forest grows, here and on many nodes, where each begins with the start of Python on them."""
 MIN_TO_CALIBRATE = 10
 """Rows of each class: from fewer, a curve says nothing."""
 
@@ -163,11 +165,13 @@ def fit(
     weights: np.ndarray | None = None,
     stopping: EarlyStopping | None = None,
     validation: Rows | None = None,
+    engine: Engine | None = None,
 ) -> Any:
-    """The estimator, fitted in this process; `report` is told the share that is done, where the model can say.
+    """The estimator, fitted in this process or, where it is worth that, on the nodes of `engine`.
 
-    What makes numbers of names is fitted on these rows, too, and stays with the estimator. A forest goes on from its checkpoint,
-    and is then another object than the one given. With `stopping`, boosting ends when `validation` says so.
+    `report` is told the share that is done, where the model can say. What makes numbers of names is fitted on these rows, too,
+    and stays with the estimator. A forest goes on from its checkpoint, and is then another object than the one given, as is what
+    was boosted on nodes. With `stopping`, boosting ends when `validation` says so.
 
     Raises `TrainingFailed` with the library's own words, `UserCodeFailed` with the user's.
     """
@@ -182,6 +186,7 @@ def fit(
             weights=weights,
             stopping=stopping,
             validation=validation and Rows(encoding.coded(estimator, validation.features), validation.target),
+            engine=engine,
         )
         return encoding.joined(estimator, model)
     cls = type(estimator)
@@ -190,7 +195,11 @@ def fit(
         arguments |= early_stopping.arguments(estimator, stopping, validation.features, validation.target)
     with own_class.told_apart(cls, f"{cls.__name__} must be able to learn from the data"), threadpool_limits(threads()):
         if report and _grows(estimator):
-            return _grow(estimator, features, target, arguments, report, checkpoint)
+            return _grow(estimator, features, target, arguments, report, checkpoint, engine)
+        if isinstance(features, external.Batches):
+            return external.fit(estimator, features, target, weights)
+        if engine and engine.boosts(estimator, *features.shape):
+            return engine.boost(estimator, features, target, arguments)
         estimator.fit(features, target, **arguments)
         if own_class.is_of_a_library(cls):
             return early_stopping.over(estimator)
@@ -221,23 +230,32 @@ def _grow(
     arguments: dict[str, Any],
     report: Callable[[float], None],
     checkpoint: Checkpoint | None = None,
+    engine: Engine | None = None,
 ) -> Any:
     """The very trees of one `fit`, some at a time: scikit-learn seeds each by its number.
 
     A portion is a multiple of the threads, so that none idles, and lasts seconds, because each begins by converting the
-    features. A forest that is done in seconds grows in two portions: the first tells how long a tree takes.
+    features. A forest that is done in seconds grows in two portions: the first tells how long a tree takes, and so whether the
+    others are worth going to other nodes for, where a portion begins with the start of Python.
     """
-    total, portion = forest.n_estimators, threads()
-    seconds = min(PORTION_SECONDS, checkpoint.every) if checkpoint else PORTION_SECONDS
+    total, portion, places, seconds = forest.n_estimators, threads(), threads(), PORTION_SECONDS
     forest, grown = _planted(forest, checkpoint)
     report(grown / total)
     while grown < total:
         start = time.perf_counter()
         grown_before, grown = grown, min(total, grown + portion)
-        forest.set_params(n_estimators=grown).fit(features, target, **arguments)
+        forest.set_params(n_estimators=grown)
+        if engine and places > threads():
+            engine.grow(forest, features, target, arguments)
+        else:
+            forest.fit(features, target, **arguments)
         report(grown / total)
         tree_seconds = (time.perf_counter() - start) / (grown - grown_before)
-        portion = threads() * max(1, math.ceil(seconds / tree_seconds / threads()))
+        if engine and grown < total:
+            places = engine.places((total - grown) * tree_seconds, threads())
+            seconds = SPREAD_PORTION_SECONDS if places > threads() else PORTION_SECONDS
+        most = min(seconds, checkpoint.every) if checkpoint else seconds
+        portion = places * max(1, math.ceil(most / tree_seconds / places))
         if checkpoint and grown < total:
             checkpoint.save(forest)
     return forest.set_params(warm_start=False)

@@ -6,8 +6,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,9 @@ import pandas as pd
 from m3_trainer import (
     challenge,
     checkpoint,
+    engine,
     evaluate,
+    external,
     features,
     folds,
     importance,
@@ -35,6 +37,7 @@ from m3_trainer.account import Account
 from m3_trainer.config import Workload
 from m3_trainer.data import frame as frames
 from m3_trainer.data import sources, stores
+from m3_trainer.engine import Engine
 from m3_trainer.folds import COUNTS, Fold, Judged
 from m3_trainer.intervals import Interval
 from m3_trainer.lineage import Code, Lineage
@@ -130,7 +133,7 @@ def train(workload: Workload, tracker: Tracker, origin: Origin | None = None) ->
 
     A user's mistake is final and a server may come back: where both are wrong, the mistake is what is reported.
     """
-    clock = Clock()
+    clock, cluster = Clock(), engine.of(os.environ)
     with clock.step("find MLflow"):
         unavailable = tracker.probe()
     if unavailable:
@@ -143,11 +146,11 @@ def train(workload: Workload, tracker: Tracker, origin: Origin | None = None) ->
     if earlier := tracking.registered_before(tracker, experiment, origin):
         log.info("attempt %d has registered its model already (run %s): nothing to do", origin.attempt, earlier.id)
         return Result.told_by(earlier)
-    with tracking.open_run(tracker, experiment, origin) as run, tracking.system_metrics(run):
-        return _train(workload, run, clock)
+    with tracking.open_run(tracker, experiment, origin) as run, tracking.system_metrics(run), cluster or nullcontext():
+        return _train(workload, run, clock, cluster)
 
 
-def _train(workload: Workload, run: Run, clock: Clock) -> Result:
+def _train(workload: Workload, run: Run, clock: Clock, cluster: Engine | None = None) -> Result:
     progress = Progress(run.report)
     estimator = models.build(workload.model, workload.features.categorical or ())
     with clock.step("read the data"):
@@ -161,17 +164,20 @@ def _train(workload: Workload, run: Run, clock: Clock) -> Result:
     with clock.step("fit"):
         kept = checkpoint.of(run.origin, workload.digest(), prepared.digest)
         training = models.Rows(prepared.train, prepared.train_target)
-        learnt = learning.learn(workload, estimator, training, prepared.validation, progress.part(0.1, 0.9), kept)
+        told = progress.part(0.1, 0.9)
+        learnt = learning.learn(workload, estimator, training, prepared.validation, told, kept, cluster)
         estimator = learnt.estimator
     with clock.step("evaluate"):
         test = challenge.Test(prepared.test, prepared.scored_by(estimator), learnt.evaluation, _module(workload))
         account = account_of(workload, prepared, estimator, test, lineage, params | learnt.chosen, run)
     if workload.training.cv_folds or workload.training.folds:
         with clock.step("train the folds"):
-            account = _with_folds(account, prepared, run)
+            account = _with_folds(account, _judged(account, prepared, cluster, clock.seconds["fit"]), run)
     with clock.step("log what came out"):
         run.log(params=learnt.chosen, metrics=logged(account))
         rows = challenge.rows_file(prepared.seen.features, prepared.seen.target)
+        if cluster:
+            run.log(tags={"m3.nodes": str(cluster.used)})
         run.log_files(account.files() | rows | {registry.WORKLOAD_FILE: workload.to_json().encode()})
     with clock.step("store the model"):
         model_uri = registry.store(run, estimator, prepared.test, learnt.evaluation.threshold)
@@ -222,6 +228,8 @@ def _module(workload: Workload) -> str | None:
 
 def prepare(workload: Workload) -> Prepared:
     """Read, check, divide and choose: all that can go wrong with the data goes wrong here. Raises `DataError`."""
+    if files := external.needed(workload):
+        return _prepare_from_disk(workload, files)
     source = sources.read(workload.data, frames.needed(workload))
     frame = source.frame
     frames.check_columns(workload, frame.columns)
@@ -246,6 +254,33 @@ def prepare(workload: Workload) -> Prepared:
     )
 
 
+def _prepare_from_disk(workload: Workload, files: external.Files) -> Prepared:
+    """The same, of training rows that stay on disk."""
+    divided = external.divide(workload, files)
+    digest = files.digest()
+    sources.check_digest(workload.data, digest)
+    train, test, card = divided.train, divided.test, workload.data.customer_column
+    return Prepared(
+        name="",
+        train=external.batches(workload, divided),
+        train_target=divided.target.iloc[train],
+        test=pd.concat(external.matrices(workload, divided, test)),
+        test_target=divided.target.iloc[test],
+        day=_day(divided.times, test),
+        card=divided.frame[card].iloc[test].to_numpy() if card else None,
+        digest=digest,
+        rows=len(divided.frame),
+        dtypes=divided.dtypes,
+        names=divided.names,
+        categorical=[],
+        segments=divided.frame.loc[:, list(dict.fromkeys(workload.evaluation.segments or ()))].iloc[test],
+    )
+
+
+def _day(times: pd.Series | None, rows: np.ndarray) -> np.ndarray | None:
+    return times.iloc[rows].to_numpy().astype("datetime64[D]") if times is not None else None
+
+
 @dataclass(frozen=True)
 class _Division:
     """Divides the frame's rows, which are `rows` of the table."""
@@ -262,14 +297,13 @@ class _Division:
 
     def __call__(self, parts: splitting.Parts, name: str = "") -> Fold:
         train, test = parts.train, parts.test
-        day = self.times.iloc[test].to_numpy().astype("datetime64[D]") if self.times is not None else None
         return Fold(
             name,
             self.table.matrix(self.rows[train]),
             self.target.iloc[train],
             self.table.matrix(self.rows[test]),
             self.target.iloc[test],
-            day,
+            _day(self.times, test),
             self.frame[self.card].iloc[test].to_numpy() if self.card else None,
         )
 
@@ -319,10 +353,10 @@ def logged(account: Account) -> dict[str, float]:
     return account.metrics | bounds | account.counts | parts
 
 
-def _with_folds(account: Account, prepared: Prepared, run: Run) -> Account:
-    """Train on each fold: a child run for each, and the means and deviations beside the run's own metrics."""
+def _with_folds(account: Account, results: Iterable[Judged], run: Run) -> Account:
+    """A child run for each fold, and the means and deviations beside the run's own metrics."""
     judged = []
-    for fold in _judged(account, prepared):
+    for fold in results:
         tags = {"m3.fold": str(fold.number), "m3.fold.name": fold.name}
         name = f"{run.origin.name or 'run'}-fold-{fold.number}"
         run.log_child(name, fold.start, fold.end, tags, fold.counts | fold.metrics)
@@ -331,23 +365,28 @@ def _with_folds(account: Account, prepared: Prepared, run: Run) -> Account:
     return replace(account, metrics=account.metrics | folds.summary(judged), folds=rows)
 
 
-def _judged(account: Account, prepared: Prepared) -> Iterator[Judged]:
-    workload = account.workload
+def _judged(account: Account, prepared: Prepared, cluster: Engine | None, seconds: float) -> Iterator[Judged]:
+    """Train on each fold, side by side where `cluster` has the places and the `seconds` of the one fit say that it is worth it.
 
-    def scores(fold: Fold) -> np.ndarray:
-        if known:
-            return known.pop()
-        rows = models.Rows(fold.train, fold.train_target)
-        estimator = learning.fit(workload.model, models.build(workload.model, prepared.categorical), rows)
-        return models.probabilities(estimator, fold.test)
-
-    if count := workload.training.cv_folds:
-        known = []
-        divided = folds.shuffled(prepared.train, prepared.train_target, count, workload.model.random_state)
+    The rows of a fold are held while it is worked on. A class of the user's own need not be there on other nodes.
+    """
+    workload, asked = account.workload, account.evaluation
+    numbered = enumerate(_folds(workload, prepared), start=1)
+    if workload.training.folds:  # the first is the split itself, whose model is there
+        yield folds.judge(lambda _: account.scored.score, asked, next(numbered))
+    judge = partial(folds.judge, partial(learning.scores, workload.model, prepared.categorical), asked)
+    count = workload.training.cv_folds or len(prepared.folds) - 1
+    here = models.threads()
+    if cluster and not _module(workload) and cluster.places(count * seconds, here) > here:
+        yield from cluster.map(judge, numbered, count)
     else:
-        known = [account.scored.score]  # the first fold is the split itself, whose model is there
-        divided = (part() for part in prepared.folds)
-    return folds.judge(divided, scores, account.evaluation)
+        yield from map(judge, numbered)
+
+
+def _folds(workload: Workload, prepared: Prepared) -> Iterator[Fold]:
+    if count := workload.training.cv_folds:
+        return folds.shuffled(prepared.train, prepared.train_target, count, workload.model.random_state)
+    return (part() for part in prepared.folds)
 
 
 def params_of(workload: Workload, prepared: Prepared, estimator: Any) -> dict[str, Any]:

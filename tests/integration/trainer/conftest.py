@@ -28,6 +28,8 @@ VARIABLES = (
     "DATABASE_PASSWORD",
     "M3_HOME",
     "M3_WORKLOAD",
+    "M3_WORKERS",
+    "RAY_ADDRESS",
 )
 
 

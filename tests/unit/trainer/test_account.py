@@ -2,6 +2,7 @@
 
 import json
 from datetime import date
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
@@ -171,7 +172,8 @@ def test_folds_at_random_test_each_row_once_and_leave_out_what_counts_whole_days
     asked = Evaluation.parse({"metrics": ["recall", "card_precision_at_k"]})
     parts = list(folds.shuffled(table, target, 4, seed=1))
     assert sorted(row for part in parts for row in part.test.index) == list(range(100))
-    judged = list(folds.judge(parts, lambda part: part.test_target.to_numpy() * 1.0, asked))
+    perfect = partial(folds.judge, lambda part: part.test_target.to_numpy() * 1.0, asked)
+    judged = list(map(perfect, enumerate(parts, start=1)))
     assert [fold.metrics for fold in judged] == [{"recall": 1.0}] * 4
     assert folds.summary(judged) == {"cv_recall_mean": 1.0, "cv_recall_std": 0.0}
     assert sum(fold.counts["test_rows"] for fold in judged) == 100

@@ -22,7 +22,7 @@ def rows() -> tuple[pd.DataFrame, pd.Series]:
 @pytest.mark.parametrize("training", [SIZE // 2, ROWS // 2], ids=["all of them in the sample", "sampled"])
 def test_the_share_of_known_rows_is_found(rows, training: int, share: float) -> None:
     frame, target = rows
-    known = KnownRows.of(frame[:training], target[:training])
+    known = KnownRows.of([(frame[:training], target[:training])])
     begin = round(training * (1 - share))
     part = slice(begin, begin + training)
     assert known.share(hashes(frame[part], target[part])) == pytest.approx(share, abs=0.05)
@@ -31,7 +31,7 @@ def test_the_share_of_known_rows_is_found(rows, training: int, share: float) -> 
 
 def test_a_sample_is_read_as_it_was_written(rows) -> None:
     frame, target = rows
-    known = KnownRows.of(frame, target)
+    known = KnownRows.of([(frame, target)])
     found = KnownRows.loads(known.dumps())
     assert found.columns == ("amount", "hour")
     assert np.array_equal(found.smallest, known.smallest)

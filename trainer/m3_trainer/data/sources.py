@@ -32,14 +32,25 @@ def read(data: config.Data, wanted: Wanted) -> Source:
     """
     readers = {"sample": _read_sample} | dict.fromkeys(config.SQL_SCHEMES, _read_sql)
     source = readers.get(data.scheme, _read_files)(data, wanted)
-    if data.expected_digest not in (None, source.digest):
-        raise errors.DataError(
-            f"data.uri: the data must have the digest {data.expected_digest} (data.expectedDigest), has {source.digest}: "
-            "it is not the data that was meant, or it was changed"
-        )
+    check_digest(data, source.digest)
     if source.frame.empty and len(source.frame.columns):
         raise errors.DataError(f"data.uri: {stores.shown(data.uri)} must hold at least one row, holds none")
     return source
+
+
+def check_digest(data: config.Data, digest: str) -> None:
+    """Raises `DataError` where the file expects another."""
+    if data.expected_digest not in (None, digest):
+        raise errors.DataError(
+            f"data.uri: the data must have the digest {data.expected_digest} (data.expectedDigest), has {digest}: "
+            "it is not the data that was meant, or it was changed"
+        )
+
+
+def files(data: config.Data) -> tuple[stores.Store, list[tuple[stores.File, tables.Format]]]:
+    """The files that hold rows, none of them read, with their store. Raises as `read` does."""
+    store = stores.open_store(data.uri)
+    return store, _in_one_format(data, store)
 
 
 def columns(data: config.Data) -> list[str]:
