@@ -28,12 +28,12 @@ from m3_trainer.data import sample
 from m3_trainer.engine import Engine
 from m3_trainer.models import Rows
 
-NODES = (1, 2, 3, 4)
+NODES = (1, 2, 4)
 ROWS, TEST_ROWS, FOLDS = 200_000, 40_000, 4
 STORE_BYTES = 200 * 2**20
-FOREST = ModelSpec.parse({"type": "random_forest", "hyperparameters": {"n_estimators": 100}})
-FOREST_OF_A_FOLD = ModelSpec.parse({"type": "random_forest", "hyperparameters": {"n_estimators": 25}})
-BOOSTING = ModelSpec.parse({"type": "xgboost", "hyperparameters": {"n_estimators": 1000, "max_depth": 6}})
+FOREST = ModelSpec.parse({"type": "random_forest", "hyperparameters": {"n_estimators": 60}})
+FOREST_OF_A_FOLD = ModelSpec.parse({"type": "random_forest", "hyperparameters": {"n_estimators": 12}})
+BOOSTING = ModelSpec.parse({"type": "xgboost", "hyperparameters": {"n_estimators": 600, "max_depth": 6}})
 ASKED = Evaluation.parse({"metrics": ["average_precision"]})
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from m3_trainer import nodes
-from m3_trainer.errors import InvalidSpec, NodesUnavailable
+from m3_trainer.errors import InvalidSpec, NodesUnavailable, last_line
 from m3_trainer.nodes import Asked, Nodes
 
 log = logging.getLogger(__name__)
@@ -231,7 +231,8 @@ def in_bins(model: Any, features: pd.DataFrame, weight: np.ndarray | None) -> pd
     moved = {}
     for number, name in enumerate(features):
         own, values = edges[starts[number] : starts[number + 1]], features[name].to_numpy(dtype="float32")
-        if model.feature_types is None or model.feature_types[number] == "q":
+        is_size = model.feature_types is None or model.feature_types[number] == "q"
+        if is_size and len(own) > 1:  # of a column without any value there are none
             below = np.searchsorted(own, values, side="right") - 1
             values = np.where(np.isnan(values), values, own[np.clip(below, 0, len(own) - 2)])
         moved[name] = values
@@ -241,6 +242,7 @@ def in_bins(model: Any, features: pd.DataFrame, weight: np.ndarray | None) -> pd
 # --- in the cluster: boosting by Ray Train ----------------------------------------------------------------------------
 def _boost(told: dict[str, Any]) -> Any:
     """The fitted model. Its workers are as many as there are parts, or as nodes are left."""
+    from ray.exceptions import RayError
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.xgboost import XGBoostTrainer
 
@@ -258,7 +260,10 @@ def _boost(told: dict[str, Any]) -> Any:
         try:
             return trainer.fit().return_value
         except TrainingFailedError as error:
-            raise RuntimeError(str(error)) from None
+            failures = getattr(error, "worker_failures", {}).values()
+            if failures and not any(isinstance(each, RayError) for each in failures):
+                raise ValueError(last_line(error)) from None  # xgboost's own words
+            raise NodesUnavailable(f"the nodes must be there while they boost: {last_line(error)}") from None
 
 
 def _boost_part(told: dict[str, Any]) -> Any:

@@ -1,11 +1,13 @@
 """What runs where."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import xgboost
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m3_trainer import models, nodes
+from m3_trainer import engine, models, nodes
 from m3_trainer.config import ModelSpec
 from m3_trainer.errors import InvalidSpec
 from m3_trainer.nodes import Asked, Nodes
@@ -80,3 +82,25 @@ def test_parts_hold_each_row_once_and_the_classes_alike(target, count):
 def test_trees_of_bins_can_be_boosted_in_parts(kind, hyperparameters, is_so):
     model = models.build(ModelSpec.parse({"type": kind, "hyperparameters": hyperparameters}))
     assert nodes.boosts_in_parts(model) is is_so
+
+
+def test_values_at_the_edges_of_their_bins_lead_to_the_trees_of_the_values():
+    rng = np.random.default_rng(0)
+    features = pd.DataFrame(
+        {
+            "normal": rng.standard_normal(3000),
+            "skewed": rng.lognormal(size=3000),
+            "few": rng.integers(0, 3, 3000).astype(float),
+            "gaps": np.where(rng.random(3000) < 0.3, np.nan, rng.random(3000)),
+            "constant": 1.0,
+            "empty": np.nan,
+        }
+    )
+    target = (features["normal"] * features["skewed"] + features["gaps"].fillna(2) > 1).astype(int)
+    weight = rng.uniform(0.5, 2, 3000)
+    models_of = [
+        xgboost.XGBClassifier(n_estimators=20, max_bin=64, n_jobs=1).fit(rows, target, sample_weight=weight)
+        for rows in (features, engine.in_bins(xgboost.XGBClassifier(max_bin=64), features, weight))
+    ]
+    own, moved = (each.predict_proba(features) for each in models_of)
+    assert np.array_equal(own, moved)
