@@ -35,7 +35,8 @@ LOOK_SECONDS = 10.0
 SAME = ("m3-ml", "numpy", "pandas", "scikit-learn", "xgboost-cpu", "lightgbm")
 """Packages whose objects go from node to node: Ray itself sees to its own version, and to Python's."""
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def of(environment: Mapping[str, str]) -> Engine | None:
