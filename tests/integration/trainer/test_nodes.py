@@ -173,10 +173,13 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}",
         f"--ray-client-server-port={client}", "--include-dashboard=false", "--disable-usage-stats",
-        f"--object-store-memory={STORE_BYTES}", "--node-ip-address=127.0.0.1",
+        f"--object-store-memory={STORE_BYTES}",
     ]  # fmt: skip
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | token)
+        own = {
+            name: value for name, value in os.environ.items() if not name.startswith("RAY_")
+        }  # not the other cluster's
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=own | token)
     try:
         wait_until(lambda: "Ray runtime started" in (folder / "log").read_text(), 60, (folder / "log").read_text)
         yield token | {"RAY_ADDRESS": f"ray://127.0.0.1:{client}", "M3_SPREAD_SECONDS": "0", "M3_THREADS": "1"}
