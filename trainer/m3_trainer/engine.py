@@ -113,17 +113,17 @@ class Engine:
     def grow(self, forest: Any, features: pd.DataFrame, target: pd.Series, arguments: Mapping[str, Any]) -> None:
         """Fit a forest of scikit-learn, its trees on all nodes. Those that a lost node takes with it are grown again: each is
         seeded by its number, so they are the same."""
-        import joblib
-        from ray.util.joblib import register_ray
+        import ray
 
-        register_ray()
-        # its pool warns of what its own backend passes
-        logging.getLogger("ray.util.multiprocessing.pool").setLevel(logging.ERROR)
         own = forest.n_jobs
 
         def fit() -> None:
-            with joblib.parallel_config(backend="ray", ray_remote_args={"num_cpus": 1}):
-                forest.set_params(n_jobs=self._cpus()).fit(features, target, **arguments)
+            if not self._asked.address.startswith("ray://"):
+                _grown(self._cpus(), forest, features, target, arguments)
+                return
+            # joblib's pool waits for ever on a cluster that it sees from outside: there it is made by a task
+            task = ray.remote(num_cpus=0)(_grown)
+            vars(forest).update(vars(_result(task.remote(self._cpus(), forest, features, target, arguments))))
 
         try:
             self._in_spite_of_losses(fit)
@@ -189,6 +189,18 @@ class Engine:
             running.append(task.remote(cpus, function, item))
         while running:
             yield first()
+
+
+def _grown(cpus: int, forest: Any, features: pd.DataFrame, target: pd.Series, arguments: Mapping[str, Any]) -> Any:
+    """The forest, fitted on so many CPUs of the cluster."""
+    import joblib
+    from ray.util.joblib import register_ray
+
+    register_ray()
+    # its pool warns of what its own backend passes
+    logging.getLogger("ray.util.multiprocessing.pool").setLevel(logging.ERROR)
+    with joblib.parallel_config(backend="ray", ray_remote_args={"num_cpus": 1}):
+        return forest.set_params(n_jobs=cpus).fit(features, target, **arguments)
 
 
 def _get(reference: Any) -> Any:

@@ -37,7 +37,8 @@ def test_every_exit_code_is_there():
     codes = [int(line.split("|")[1]) for line in section("Exit codes").splitlines() if re.match(r"\| \d", line)]
     ours = (
         errors.M3Error, errors.InvalidSpec, errors.TrackingUnavailable, kube.ClusterUnavailable, kube.ClusterRefused,
-        kube.NotFound, cluster.Missed, cluster.TimeIsOver, doctor.Unhealthy, errors.Stopped,
+        kube.NotFound, cluster.Missed, cluster.TimeIsOver, doctor.Unhealthy,
+        errors.NodesUnavailable, errors.Stopped,
     )  # fmt: skip
     assert codes == [0, *(each.exit_code for each in ours)]
     assert len(set(codes)) == len(codes)
