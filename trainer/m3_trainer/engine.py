@@ -113,17 +113,17 @@ class Engine:
     def grow(self, forest: Any, features: pd.DataFrame, target: pd.Series, arguments: Mapping[str, Any]) -> None:
         """Fit a forest of scikit-learn, its trees on all nodes. Those that a lost node takes with it are grown again: each is
         seeded by its number, so they are the same."""
-        import ray
+        import joblib
+        from ray.util.joblib import register_ray
 
+        register_ray()
+        # its pool warns of what its own backend passes
+        logging.getLogger("ray.util.multiprocessing.pool").setLevel(logging.ERROR)
         own = forest.n_jobs
 
         def fit() -> None:
-            if not self._asked.address.startswith("ray://"):
-                _grown(self._cpus(), forest, features, target, arguments)
-                return
-            # joblib's pool waits for ever on a cluster that it sees from outside: there it is made by a task
-            task = ray.remote(num_cpus=0)(_grown)
-            vars(forest).update(vars(_result(task.remote(self._cpus(), forest, features, target, arguments))))
+            with joblib.parallel_config(backend="ray", ray_remote_args={"num_cpus": 1}):
+                forest.set_params(n_jobs=self._cpus()).fit(features, target, **arguments)
 
         try:
             self._in_spite_of_losses(fit)
@@ -160,7 +160,6 @@ class Engine:
         ]
         others = {name: value for name, value in arguments.items() if name != "sample_weight"}
         told = {"parts": parts, "rest": ray.put((model, others)), "cpus": min(found.cpus)}
-        # Ray Train is run by a task in the cluster: it cannot be from outside, which a process with ray://… is.
         return self._in_spite_of_losses(lambda: _result(ray.remote(num_cpus=0)(_boost).remote(told)))
 
     def map(self, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
@@ -189,18 +188,6 @@ class Engine:
             running.append(task.remote(cpus, function, item))
         while running:
             yield first()
-
-
-def _grown(cpus: int, forest: Any, features: pd.DataFrame, target: pd.Series, arguments: Mapping[str, Any]) -> Any:
-    """The forest, fitted on so many CPUs of the cluster."""
-    import joblib
-    from ray.util.joblib import register_ray
-
-    register_ray()
-    # its pool warns of what its own backend passes
-    logging.getLogger("ray.util.multiprocessing.pool").setLevel(logging.ERROR)
-    with joblib.parallel_config(backend="ray", ray_remote_args={"num_cpus": 1}):
-        return forest.set_params(n_jobs=cpus).fit(features, target, **arguments)
 
 
 def _get(reference: Any) -> Any:
@@ -308,7 +295,7 @@ def _reachable(address: str) -> Iterator[None]:
 def _look(address: str) -> None:
     """Whether anybody listens there: Ray itself finds out after half a minute. Raises OSError."""
     if address != "auto":
-        host, _, port = address.removeprefix("ray://").rpartition(":")
+        host, _, port = address.rpartition(":")
         socket.create_connection((host, int(port)), timeout=LOOK_SECONDS).close()
 
 
