@@ -32,6 +32,7 @@ LOSSES = 3
 WAIT_SECONDS, PAUSE_SECONDS = 120.0, 0.5
 """How long worker nodes are waited for; those that come later are used from the next portion of a forest on."""
 LOOK_SECONDS = 10.0
+TRIES = 3
 SAME = ("m3-ml", "numpy", "pandas", "scikit-learn", "xgboost-cpu", "lightgbm")
 """Packages whose objects go from node to node: Ray itself sees to its own version, and to Python's."""
 
@@ -100,7 +101,7 @@ class Engine:
         with _reachable(self._asked.address):
             _look(self._asked.address)
             if not ray.is_initialized():
-                ray.init(self._asked.address, log_to_driver=False, logging_level=logging.WARNING)
+                _init(self._asked.address)
             if self._asked.workers is None:
                 _same_versions(self._asked.address)
             else:
@@ -113,17 +114,17 @@ class Engine:
     def grow(self, forest: Any, features: pd.DataFrame, target: pd.Series, arguments: Mapping[str, Any]) -> None:
         """Fit a forest of scikit-learn, its trees on all nodes. Those that a lost node takes with it are grown again: each is
         seeded by its number, so they are the same."""
-        import joblib
-        from ray.util.joblib import register_ray
+        import ray
 
-        register_ray()
-        # its pool warns of what its own backend passes
-        logging.getLogger("ray.util.multiprocessing.pool").setLevel(logging.ERROR)
         own = forest.n_jobs
 
         def fit() -> None:
-            with joblib.parallel_config(backend="ray", ray_remote_args={"num_cpus": 1}):
-                forest.set_params(n_jobs=self._cpus()).fit(features, target, **arguments)
+            if not self._asked.address.startswith("ray://"):
+                _grown(self._cpus(), forest, features, target, arguments)
+                return
+            # joblib's pool waits for ever on a cluster that it sees from outside: there it is made by a task
+            task = ray.remote(num_cpus=0)(_grown)
+            vars(forest).update(vars(_result(task.remote(self._cpus(), forest, features, target, arguments))))
 
         try:
             self._in_spite_of_losses(fit)
@@ -160,6 +161,7 @@ class Engine:
         ]
         others = {name: value for name, value in arguments.items() if name != "sample_weight"}
         told = {"parts": parts, "rest": ray.put((model, others)), "cpus": min(found.cpus)}
+        # Ray Train is run by a task in the cluster: it cannot be from outside, which a process with ray://… is.
         return self._in_spite_of_losses(lambda: _result(ray.remote(num_cpus=0)(_boost).remote(told)))
 
     def map(self, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
@@ -188,6 +190,18 @@ class Engine:
             running.append(task.remote(cpus, function, item))
         while running:
             yield first()
+
+
+def _grown(cpus: int, forest: Any, features: pd.DataFrame, target: pd.Series, arguments: Mapping[str, Any]) -> Any:
+    """The forest, fitted on so many CPUs of the cluster."""
+    import joblib
+    from ray.util.joblib import register_ray
+
+    register_ray()
+    # its pool warns of what its own backend passes
+    logging.getLogger("ray.util.multiprocessing.pool").setLevel(logging.ERROR)
+    with joblib.parallel_config(backend="ray", ray_remote_args={"num_cpus": 1}):
+        return forest.set_params(n_jobs=cpus).fit(features, target, **arguments)
 
 
 def _get(reference: Any) -> Any:
@@ -295,8 +309,26 @@ def _reachable(address: str) -> Iterator[None]:
 def _look(address: str) -> None:
     """Whether anybody listens there: Ray itself finds out after half a minute. Raises OSError."""
     if address != "auto":
-        host, _, port = address.rpartition(":")
+        host, _, port = address.removeprefix("ray://").rpartition(":")
         socket.create_connection((host, int(port)), timeout=LOOK_SECONDS).close()
+
+
+def _init(address: str) -> None:
+    """Raises what Ray raises.
+
+    The server of `ray://` starts a process for each client, and that now and then hangs before it has begun (a fork beside
+    threads of gRPC). Ray then refuses the client after 30 s, and the next try gets another process.
+    """
+    import ray
+
+    for left in reversed(range(TRIES)):
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
+            return
+        except ConnectionAbortedError as error:
+            if not left or not address.startswith("ray://"):
+                raise
+            log.warning("%s has not let this process in, and is asked again: %s", address, _first_line(error))
 
 
 def _unavailable(address: str, error: BaseException) -> NodesUnavailable:

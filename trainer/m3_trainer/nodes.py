@@ -25,7 +25,7 @@ SPREAD_SECONDS = 20.0
 SPREAD_CELLS = 5_000_000_000
 """Boosting of fewer rows × features × rounds stays in the process: about ten seconds of one core."""
 HOST = r"[^\s/:@]+:\d{1,5}"
-ADDRESSES = re.compile(rf"auto|{HOST}")
+ADDRESSES = re.compile(rf"auto|{HOST}|ray://{HOST}")
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def asked(environment: Mapping[str, str]) -> Asked | None:
         return None
     if not ADDRESSES.fullmatch(address):
         raise InvalidSpec(
-            f"{ADDRESS} must be HOST:PORT of a Ray cluster that this machine is a node of, or auto; is {address!r}: correct it, "
-            "or unset it to train on this machine alone"
+            f"{ADDRESS} must be ray://HOST:PORT (a cluster's client server, mostly port 10001), HOST:PORT of a cluster that this "
+            f"machine is a node of, or auto; is {address!r}: correct it, or unset it to train on this machine alone"
         )
     told = environment.get(SPREAD_SECONDS_VARIABLE)
     count = int(workers) if workers and workers != ANY else None

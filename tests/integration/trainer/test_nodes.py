@@ -1,8 +1,12 @@
-"""More than one node: Ray's own test cluster, two real raylets of one CPU each."""
+"""More than one node: Ray's own test cluster, two real raylets of one CPU each, and a head as `ray start` makes it."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,20 +165,54 @@ def tag(told: dict[str, Any], name: str) -> str:
 
 
 # --- RAY_ADDRESS ------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A head of its own, as `ray start` makes it, with a token: what a process needs in its environment to use it."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-the-tests-that-is-long-enough"}
+    folder, (port, client) = tmp_path_factory.mktemp("head"), (unused_port(), unused_port())
+    command = [
+        str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}",
+        f"--ray-client-server-port={client}", "--include-dashboard=false", "--disable-usage-stats",
+        f"--object-store-memory={STORE_BYTES}",
+    ]  # fmt: skip
+    with (folder / "log").open("w") as log:
+        own = {
+            name: value for name, value in os.environ.items() if not name.startswith("RAY_")
+        }  # not the other cluster's
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=own | token)
+    try:
+        wait_until(lambda: "Ray runtime started" in (folder / "log").read_text(), 60, (folder / "log").read_text)
+        yield token | {"RAY_ADDRESS": f"ray://127.0.0.1:{client}", "M3_SPREAD_SECONDS": "0", "M3_THREADS": "1"}
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_a_cluster_that_is_there_is_used_from_outside(head, m3_process: Callable[..., Ended], job_file):
+    asked = job_file(training={"testSize": 0.2, "cvFolds": 2})
+    here = result(m3_process("run", "-f", asked, "--output", "json"))
+    there = result(m3_process("run", "-f", asked, "--output", "json", **head))
+    assert there["metrics"] == {name: pytest.approx(value, abs=1e-9) for name, value in here["metrics"].items()}
+    assert tag(there, "m3.nodes") == "1"
+
+
 @pytest.mark.parametrize(
-    "address", ["http://127.0.0.1:8265", "127.0.0.1", "ray://host:10001", "somewhere", "user:pw@host:1"]
+    "address", ["http://127.0.0.1:8265", "127.0.0.1", "ray://", "somewhere", "ray://user:pw@host:1"]
 )
 def test_an_address_that_is_none_is_refused_before_anything_is_read(m3, job_file, monkeypatch, address):
     monkeypatch.setenv("RAY_ADDRESS", address)
     ended = m3("run", "-f", job_file(data={"uri": "no-such-file.csv"}))
     assert ended.code == 2
-    assert "RAY_ADDRESS must be HOST:PORT of a Ray cluster that this machine is a node of, or auto" in ended.err
+    assert (
+        "RAY_ADDRESS must be ray://HOST:PORT (a cluster's client server, mostly port 10001), HOST:PORT of a cluster"
+        in ended.err
+    )
     assert f"is '{address}'" in ended.err
     assert "Traceback" not in ended.err
 
 
 def test_a_cluster_that_is_not_there_is_said(m3, job_file, monkeypatch):
-    address = f"127.0.0.1:{unused_port()}"
+    address = f"ray://127.0.0.1:{unused_port()}"
     for name, value in (("RAY_ADDRESS", address), ("M3_SPREAD_SECONDS", "0"), ("M3_THREADS", "1")):
         monkeypatch.setenv(name, value)
     ended = m3("run", "-f", job_file())
@@ -199,9 +237,9 @@ def test_a_cluster_of_other_versions_is_refused(engine, monkeypatch):
     engine.places(1, 1)
     monkeypatch.setattr(module.platform, "python_version", lambda: "3.99.1")
     with pytest.raises(InvalidSpec) as refused:
-        module._same_versions("there:6379")
+        module._same_versions("ray://there:10001")
     assert str(refused.value) == (
-        "RAY_ADDRESS: the nodes of there:6379 must have the versions of this machine; Python is "
+        "RAY_ADDRESS: the nodes of ray://there:10001 must have the versions of this machine; Python is "
         f"{real['Python']} there and 3.99.1 here: use one image for both, or unset RAY_ADDRESS to train here"
     )
 

@@ -21,7 +21,7 @@ HERE = "127.0.0.1:6379"
         ({}, None),
         ({"RAY_ADDRESS": ""}, None),
         ({"M3_WORKERS": "2"}, None),
-        ({"RAY_ADDRESS": "ray.example:6379"}, Asked("ray.example:6379", None)),
+        ({"RAY_ADDRESS": "ray://ray.example:10001"}, Asked("ray://ray.example:10001", None)),
         ({"RAY_ADDRESS": "auto"}, Asked("auto", None)),
         ({"RAY_ADDRESS": HERE, "M3_JOB_UID": "u"}, None),
         ({"RAY_ADDRESS": HERE, "M3_JOB_UID": "u", "M3_WORKERS": "2"}, Asked(HERE, 2)),
@@ -33,10 +33,10 @@ def test_a_cluster_is_asked_for_by_the_environment(environment, asked):
     assert nodes.asked(environment) == asked
 
 
-@pytest.mark.parametrize("address", ["http://head:8265", "head", "ray://head:10001", "head:port", "local", "a b:1"])
+@pytest.mark.parametrize("address", ["http://head:8265", "head", "ray://head", "head:port", "local", "a b:1"])
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(
-        InvalidSpec, match=r"^RAY_ADDRESS must be HOST:PORT .* unset it to train on this machine alone$"
+        InvalidSpec, match=r"^RAY_ADDRESS must be ray://HOST:PORT .* unset it to train on this machine alone$"
     ):
         nodes.asked({"RAY_ADDRESS": address})
 
