@@ -20,6 +20,10 @@ help: ## list the targets
 quickstart: .venv/.trainer ## clean machine -> a model trained from the sample TrainingJob, here
 	@$(BIN)/m3 run -f $(SAMPLE)
 
+.PHONY: notebooks
+notebooks: .venv/.dev ## run the notebooks on the runs of this machine; copies with their pictures in notebooks/executed-*
+	@$(BIN)/jupyter execute --output='executed-{notebook_name}' notebooks/0*.ipynb
+
 .PHONY: cluster-up
 cluster-up: ## a kind cluster with KubeRay, MLflow and M3 installed (KUBECONFIG is printed last)
 	@$(CLUSTER) up
