@@ -64,8 +64,16 @@ def read_job(path: str) -> Job:
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """A workload file for `m3 train --config`: the workload part of a TrainingJob, or the classic file in snake_case."""
-    return classic(read_document(path))
+    """A workload file for `m3 train --config`: the workload part of a TrainingJob, or the classic file in snake_case, whose
+    `tuning` is kept as it stands. Raises `InvalidSpec`.
+    """
+    document = read_document(path)
+    if "apiVersion" in document or "kind" in document:
+        raise InvalidSpec(f"{path}: must be a workload alone, is a whole {document.get('kind')}: m3 run -f {path}")
+    try:
+        return classic(document)
+    except ValueError as error:
+        raise InvalidSpec(f"{path}: {error}") from error
 
 
 def parse_workload(document: dict[str, Any], at: str = "", source: str = "") -> config.Workload:
@@ -80,19 +88,27 @@ def parse_workload(document: dict[str, Any], at: str = "", source: str = "") -> 
 
 
 def classic(document: dict[str, Any]) -> dict[str, Any]:
-    """snake_case to camelCase; `hyperparameters` beside `model` go into it; `tuning` is for `m3 tune`."""
-    document = {to_camel(key): _camel(value, key) for key, value in document.items() if key != "tuning"}
-    beside = document.pop("hyperparameters", None)
-    if beside is not None:
-        model = dict(document.get("model") or {})
-        document["model"] = model | {"hyperparameters": beside | (model.get("hyperparameters") or {})}
-    return document
+    """snake_case to camelCase; `hyperparameters` beside `model` go into it, where those inside win. Raises `ValueError`."""
+    tuning = {"tuning": document["tuning"]} if "tuning" in document else {}
+    document = _camel({name: value for name, value in document.items() if name != "tuning"}, "")
+    if (beside := document.pop("hyperparameters", None)) is not None:
+        model = document.get("model") or {}
+        inside = model.get("hyperparameters") or {} if isinstance(model, dict) else None
+        if not isinstance(beside, dict) or not isinstance(inside, dict):
+            raise ValueError("`model` and `hyperparameters` must be mappings, as {n_estimators: 100}")
+        document["model"] = model | {"hyperparameters": beside | inside}
+    return document | tuning
 
 
 def _camel(value: Any, key: str) -> Any:
+    if isinstance(value, list):
+        return [_camel(each, key) for each in value]
     if not isinstance(value, dict) or key == "hyperparameters":
         return value
-    return {to_camel(str(name)): _camel(inner, str(name)) for name, inner in value.items()}
+    names = {str(name): to_camel(str(name)) for name in value}
+    if twice := [name for name, camel in names.items() if camel != name and camel in names]:
+        raise ValueError(f"`{twice[0]}` and `{names[twice[0]]}` are one field: it must stand once")
+    return {names[str(name)]: _camel(inner, str(name)) for name, inner in value.items()}
 
 
 def read_document(path: str) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import os
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from m3_trainer import encoding, features, models, own_class
-from m3_trainer.errors import DataError, InvalidSpec
+from m3_trainer.errors import DataError, InvalidSpec, TrackingUnavailable
 from m3_trainer.tracking import Run, Tracker, explained
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ WORKLOAD_FILE = "lineage/workload.json"
 EXAMPLE_ROWS = 5
 SOURCE_TAGS = ("mlflow.source.", "mlflow.user")
 """Of the run's, those that its model has, too: where both come from."""
+ALONE_SECONDS = 120
+"""To wait for another process that scores its rows with a holder's model and moves an alias."""
 THRESHOLD = "m3.threshold"
 """Key in the metadata of MLflow's `MLmodel` file."""
 
@@ -246,6 +250,26 @@ def holder(run: Run, name: str, alias: str) -> Version | None:
     return Version(name, str(found.version))
 
 
+@contextmanager
+def alone(tracker: Tracker) -> Iterator[None]:
+    """While this is open no other process of this machine and user moves an alias in the same MLflow.
+
+    By a lock on a file: the system takes it back from a process that was killed. It does not reach to other machines that write
+    to the same server. Raises `TrackingUnavailable`.
+    """
+    from filelock import FileLock, Timeout
+
+    named = f"m3-{os.getuid()}-{hashlib.sha256(tracker.uri.encode()).hexdigest()[:16]}.lock"
+    file = tracker.artifacts.parent / "promotion.lock" if tracker.artifacts else Path(tempfile.gettempdir()) / named
+    try:
+        with FileLock(file, timeout=ALONE_SECONDS):
+            yield
+    except Timeout as error:
+        raise TrackingUnavailable(
+            f"another run must have moved its alias within {ALONE_SECONDS} s, and still holds {file}"
+        ) from error
+
+
 def give_alias(run: Run, version: Version, alias: str) -> None:
     run.client.set_registered_model_alias(version.name, alias, version.version)
 
@@ -286,20 +310,26 @@ def load(uri: str, tracker: Tracker, allowed: Collection[str] = ()) -> Stored:
 
     Not by MLflow's own loader: that trusts the types which the model itself names.
     """
+    if not uri.startswith("models:/"):
+        raise InvalidSpec(f"a model must be named as models:/NAME/VERSION or models:/NAME@ALIAS, is {uri}")
+    with tempfile.TemporaryDirectory(prefix="m3-model-") as folder:
+        local = download(uri, tracker, Path(folder))
+        return Stored(_loaded(local, uri, allowed), _threshold(local))
+
+
+def download(uri: str, tracker: Tracker, folder: Path) -> Path:
+    """The files of a model in a folder under `folder`. Raises `InvalidSpec`, `TrackingUnavailable`."""
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 
-    if not uri.startswith("models:/"):
-        raise InvalidSpec(f"a model must be named as models:/NAME/VERSION or models:/NAME@ALIAS, is {uri}")
-    with explained(tracker), tempfile.TemporaryDirectory(prefix="m3-model-") as folder:
+    with explained(tracker):
         tracker.client()
         try:
-            local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise InvalidSpec(f"{uri} must be registered in MLflow at {tracker.uri}; it is not") from error
             raise
-        return Stored(_loaded(local, uri, allowed), _threshold(local))
 
 
 def _loaded(local: Path, uri: str, allowed: Collection[str]) -> Any:

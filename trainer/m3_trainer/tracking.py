@@ -376,7 +376,9 @@ def _end_after(run: Run, error: BaseException) -> None:
     try:
         if isinstance(error, M3Error):
             run.log(tags={"m3.error": str(error)[:MAX_PARAM_LENGTH]})
-        run.end("FAILED" if isinstance(error, Exception) else "KILLED")
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        run.end(status)
+        log.info("the run %s is marked %s", run.id, status)
     except (mlflow.exceptions.MlflowException, requests.RequestException, OSError) as fault:
         log.warning("the run %s could not be ended: %s", run.id, _first_line(fault))
 

@@ -42,7 +42,7 @@ from m3_trainer.folds import COUNTS, Fold, Judged
 from m3_trainer.intervals import Interval
 from m3_trainer.lineage import Code, Lineage
 from m3_trainer.origin import Origin
-from m3_trainer.progress import Progress
+from m3_trainer.progress import Lines, Progress, Watch
 from m3_trainer.tracking import Run, Tracker
 
 log = logging.getLogger(__name__)
@@ -128,12 +128,12 @@ class Result:
         )
 
 
-def train(workload: Workload, tracker: Tracker, origin: Origin | None = None) -> Result:
+def train(workload: Workload, tracker: Tracker, origin: Origin | None = None, watch: Watch | None = None) -> Result:
     """Run a workload to its registered model. Raises the errors of `m3_trainer.errors`.
 
     A user's mistake is final and a server may come back: where both are wrong, the mistake is what is reported.
     """
-    clock, cluster = Clock(), engine.of(os.environ)
+    clock, cluster = Clock(watch or Lines()), engine.of(os.environ)
     with clock.step("find MLflow"):
         unavailable = tracker.probe()
     if unavailable:
@@ -151,7 +151,7 @@ def train(workload: Workload, tracker: Tracker, origin: Origin | None = None) ->
 
 
 def _train(workload: Workload, run: Run, clock: Clock, cluster: Engine | None = None) -> Result:
-    progress = Progress(run.report)
+    progress = Progress(run.report, watch=clock.watch)
     estimator = models.build(workload.model, workload.features.categorical or ())
     with clock.step("read the data"):
         prepared = prepare(workload)
@@ -415,11 +415,13 @@ def params_of(workload: Workload, prepared: Prepared, estimator: Any) -> dict[st
 class Clock:
     """Says each step as it begins to end, and keeps how long it took."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
+        self.watch.step(name)
         start = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - start, 3)

@@ -2,6 +2,7 @@
 
 import json
 
+from harness import unused_port
 from kubernetes import client
 
 
@@ -13,7 +14,7 @@ def test_without_a_cluster_this_machine_alone_is_looked_at(m3, mlflow):
     ended = m3("doctor", "-o", "json", KUBECONFIG="", MLFLOW_TRACKING_URI=mlflow.uri)
     assert ended.code == 0, ended.err
     found = checks(ended)
-    assert list(found) == ["python", "disk", "tracking", "kubeconfig"]
+    assert list(found) == ["python", "disk", "tracking", "ray-dashboard", "kubeconfig"]
     assert found["tracking"]["seen"] == f"MLflow at {mlflow.uri} answers"
     assert found["kubeconfig"]["verdict"] == "warning"
     assert json.loads(ended.out)["faults"] == 0
@@ -25,11 +26,21 @@ def test_a_tracking_server_that_is_down_is_a_fault(m3):
     assert "MLflow at http://127.0.0.1:9 must answer" in ended.out
 
 
+def test_the_dashboard_of_ray_that_the_environment_names_is_looked_for(m3):
+    nowhere = {"RAY_DASHBOARD_HOST": "0.0.0.0", "RAY_DASHBOARD_PORT": str(unused_port())}
+    ended = m3("doctor", "-o", "json", KUBECONFIG="", **nowhere)
+    found = checks(ended)["ray-dashboard"]
+    assert (ended.code, found["verdict"]) == (0, "warning"), ended.err
+    assert found["seen"] == f"no dashboard of Ray answers at http://127.0.0.1:{nowhere['RAY_DASHBOARD_PORT']}"
+    assert "mend RAY_DASHBOARD_HOST and RAY_DASHBOARD_PORT" in found["cure"]
+
+
 def test_a_cluster_with_nothing_but_the_crds(m3):
     ended = m3("doctor", "-o", "json")
     found = checks(ended)
     assert {name: each["verdict"] for name, each in found.items() if name not in ("python", "disk")} == {
         "tracking": "ok",
+        "ray-dashboard": "ok",
         "kubeconfig": "ok",
         "api-server": "ok",
         "crds": "ok",

@@ -61,32 +61,6 @@ def test_the_three_next_commands_can_be_pasted(m3, job_file) -> None:
     assert score.stdout.startswith("models:/fraud_detector/1  probability 0.")
 
 
-def test_the_classic_command_line_works_in_both_spellings(m3, clean: Path) -> None:
-    assert m3("data", "sample", "--rows", "20000").out.startswith("data/sample.csv: 20,000 transactions")
-    flags = ["--data", "data/sample.csv", "--max-depth", "10", "--output", "json"]
-    dashes = m3("train", *flags, "--n-estimators", "20", "--experiment-name", "x", "--sample-size", "10000")
-    scores = m3("train", *flags, "--n_estimators", "20", "--experiment_name", "x", "--sample_size", "10000")
-    assert dashes.code == scores.code == 0, dashes.err + scores.err
-    result = json.loads(dashes.out)
-    assert json.loads(scores.out)["metrics"] == result["metrics"]
-    assert result["rows"]["train_rows"] + result["rows"]["test_rows"] == 10_000
-    assert not {"TRANSACTION_ID", "CUSTOMER_ID", "TERMINAL_ID"} & set(result["features"])
-    assert client(clean / "m3").get_experiment_by_name("x") is not None
-
-
-def test_the_classic_config_file_is_read(m3, clean: Path) -> None:
-    (clean / "model_config.yaml").write_text(
-        "model: {type: random_forest, random_state: 42}\n"
-        "hyperparameters: {n_estimators: 10, max_depth: 10, min_samples_split: 2, min_samples_leaf: 1}\n"
-        "training: {test_size: 0.2, cv_folds: 3}\n"
-        "tuning: {n_trials: 20, timeout: 3600}\n"
-    )
-    m3("data", "sample", "--rows", "20000")
-    ended = m3("train", "--config", "model_config.yaml", "--data", "data/sample.csv", "-o", "json")
-    assert ended.code == 0, ended.err
-    assert {"cv_average_precision_mean", "cv_average_precision_std"} <= json.loads(ended.out)["metrics"].keys()
-
-
 SPEC_MISTAKES = {
     "an unknown model type": ({"model": {"type": "forest"}}, "spec.model: `type` must be one of random_forest"),
     "an unknown hyperparameter": (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import typer
 
-from m3_trainer import errors, kube
-from m3_trainer.cli import cluster, cluster_job, doctor, main
+from m3_trainer import errors
+from m3_trainer.cli import cluster, cluster_job, doctor, environment, main, topics
 
 TEXT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
 
@@ -24,7 +24,7 @@ def first_column(text: str) -> list[str]:
 def test_every_command_of_a_cluster_is_there_with_an_example():
     group = typer.main.get_command(main.app)
     commands = {name: each for name, each in group.commands.items() if each.rich_help_panel == cluster.PANEL}
-    told = {name.split()[1] for name in first_column(TEXT.split("\n## ")[0])}
+    told = {name.split()[1] for name in first_column(section("On a cluster"))}
     assert told == commands.keys() == {"submit", "status", "logs", "wait", "cancel", "resume", "doctor"}
     for name, each in commands.items():
         assert f"Example: m3 {name}" in each.help, name
@@ -33,15 +33,26 @@ def test_every_command_of_a_cluster_is_there_with_an_example():
         )
 
 
+def test_every_command_of_this_machine_is_there_with_an_example():
+    group = typer.main.get_command(main.app)
+    commands = {name: each for name, each in group.commands.items() if not (each.rich_help_panel or each.hidden)}
+    data = commands.pop("data").commands
+    told = [name.removeprefix("m3 ") for name in first_column(section("On this machine")) if name.startswith("m3 ")]
+    every = commands | {f"data {name}": each for name, each in data.items()}
+    assert {name for name in every if any(name == each or each.startswith(f"{name} ") for each in told)} == every.keys()
+    for name, each in every.items():
+        assert f"Example: m3 {name}" in each.help, name
+
+
 def test_every_exit_code_is_there():
-    codes = [int(line.split("|")[1]) for line in section("Exit codes").splitlines() if re.match(r"\| \d", line)]
-    ours = (
-        errors.M3Error, errors.InvalidSpec, errors.TrackingUnavailable, kube.ClusterUnavailable, kube.ClusterRefused,
-        kube.NotFound, cluster.Missed, cluster.TimeIsOver, doctor.Unhealthy,
-        errors.NodesUnavailable, errors.Stopped,
-    )  # fmt: skip
-    assert codes == [0, *(each.exit_code for each in ours)]
-    assert len(set(codes)) == len(codes)
+    rows = [line.split("|")[1:3] for line in section("Exit codes").splitlines() if re.match(r"\| \d", line)]
+    assert {int(code): meaning.strip() for code, meaning in rows} == topics.EXIT_CODES
+    every = {each.exit_code for each in (errors.Stopped, errors.M3Error, *subclasses(errors.M3Error))}
+    assert {0, *every} == topics.EXIT_CODES.keys()
+
+
+def test_every_variable_is_there():
+    assert first_column(section("Variables")) == list(environment.VARIABLES)
 
 
 def test_no_exit_code_of_a_cluster_means_something_else_too():

@@ -164,3 +164,16 @@ def test_disk_packages_storage_and_rights():
     assert doctor.judge_rights(("ns", {"submit": ["create trainingjobs"]})).verdict == "fault"
     assert doctor.judge_rights(("ns", {"cancel --delete": ["delete trainingjobs"]})).verdict == "warning"
     assert doctor.judge_rights(("ns", {})) == Finding("ok", "every m3 command may be used in namespace ns")
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict", "seen"),
+    [
+        ((None, ""), "ok", "no RAY_DASHBOARD_HOST"),
+        (("http://ray-head:8265", "2.60.0"), "ok", "Ray 2.60.0 shows its work at http://ray-head:8265"),
+        (("http://ray-head:8265", ""), "warning", "no dashboard of Ray answers at http://ray-head:8265"),
+    ],
+)
+def test_a_dashboard_of_ray_that_is_away_is_no_fault(found, verdict, seen):
+    judged = doctor.judge_ray_dashboard(found)
+    assert (judged.verdict, seen in judged.seen) == (verdict, True)

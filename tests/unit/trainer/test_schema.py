@@ -310,4 +310,17 @@ def test_the_classic_config_file_means_the_same_as_ours() -> None:
             "hyperparameters": {"n_estimators": 100, "max_depth": 10, "min_samples_split": 2, "min_samples_leaf": 1},
         },
         "training": {"testSize": 0.2, "cvFolds": 5},
+        "tuning": {"n_trials": 20, "timeout": 3600},
+    }
+
+
+def test_hyperparameters_inside_the_model_win_and_lists_are_read_too() -> None:
+    beside = {
+        "model": {"hyperparameters": {"max_depth": 5}},
+        "hyperparameters": {"max_depth": 9, "n_estimators": 7},
+        "features": {"windows": [{"key": "CUSTOMER_ID", "days": [7], "delay_days": 1}]},
+    }
+    assert files.classic(beside) == {
+        "model": {"hyperparameters": {"max_depth": 5, "n_estimators": 7}},
+        "features": {"windows": [{"key": "CUSTOMER_ID", "days": [7], "delayDays": 1}]},
     }

@@ -8,8 +8,10 @@ import re
 import shutil
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +40,7 @@ KUBERNETES, KUBERAY = (1, 31), (1, 6)
 LITTLE_DISK, NO_DISK = 5e9, 0.5e9
 """Bytes. A run's model and its temporary copies take some hundred megabytes; the images of a local cluster take gigabytes."""
 MANY_RESTARTS = 3
+DASHBOARD_SECONDS = 3.0
 CRD = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kube.PLURAL}.{kube.GROUP}"
 UPGRADE = "helm upgrade m3 charts/m3 --namespace m3-system"
 
@@ -133,6 +136,36 @@ def look_at_tracking(world: World) -> tuple[str | None, Path]:
 def judge_tracking(found: tuple[str | None, Path]) -> Finding:
     uri, home = found
     return Finding(OK, f"MLflow at {uri} answers" if uri else f"no MLFLOW_TRACKING_URI: runs of `m3 run` go to {home}")
+
+
+RAY_DASHBOARD_PORT = "8265"
+ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - where a dashboard listens, which is none of the addresses to call it by
+
+
+def look_at_ray_dashboard(_: World) -> tuple[str | None, str]:
+    """Address of the dashboard that the environment names, and what it says of itself: nothing where it does not answer."""
+    if not (host := os.environ.get("RAY_DASHBOARD_HOST")):
+        return None, ""
+    host = "127.0.0.1" if host in ANYWHERE else host
+    address = f"http://{host}:{os.environ.get('RAY_DASHBOARD_PORT') or RAY_DASHBOARD_PORT}"
+    try:
+        with urllib.request.urlopen(f"{address}/api/version", timeout=DASHBOARD_SECONDS) as answer:
+            return address, json.loads(answer.read())["ray_version"]
+    except (OSError, ValueError, LookupError, TypeError, HTTPException):
+        return address, ""
+
+
+def judge_ray_dashboard(found: tuple[str | None, str]) -> Finding:
+    address, version = found
+    if address is None:
+        return Finding(OK, "no RAY_DASHBOARD_HOST: no dashboard of Ray was looked for")
+    if version:
+        return Finding(OK, f"Ray {version} shows its work at {address}")
+    return Finding(
+        WARNING,
+        f"no dashboard of Ray answers at {address}",
+        "start Ray there, or mend RAY_DASHBOARD_HOST and RAY_DASHBOARD_PORT; without it m3 works as well",
+    )
 
 
 # --- the cluster ------------------------------------------------------------------------------------------------------
@@ -541,6 +574,7 @@ LOCAL = (
     Check("python", look_at_packages, judge_packages),
     Check("disk", look_at_disk, judge_disk),
     Check("tracking", look_at_tracking, judge_tracking),
+    Check("ray-dashboard", look_at_ray_dashboard, judge_ray_dashboard),
 )
 ON_CLUSTER = (
     Check("crds", look_at_crds, judge_crds),

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -15,56 +16,50 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from m3_trainer import __version__, imports
-from m3_trainer.cli import cluster, show
-from m3_trainer.cli.options import Output, OutputOption
-from m3_trainer.errors import DataError, InvalidSpec, M3Error, Stopped, StorageFull, is_disk_full
+from m3_trainer.cli import bar, classic, cluster, environment, logs, model_folder, show, topics
+from m3_trainer.cli.options import (
+    DEFAULT_HOME,
+    HomeOption,
+    LogConfigOption,
+    ModelOutputOption,
+    Output,
+    OutputOption,
+    TrackingOption,
+)
+from m3_trainer.errors import InvalidSpec, M3Error, Stopped, StorageFull, is_disk_full
 
 log = logging.getLogger("m3_trainer")
-
-EXIT_CODES = """
-Exit codes: 0 done, 1 a fault of m3 itself, 2 the file or the flags, 3 the data, 4 MLflow does not answer, 5 no space left,
-6 the model refused the data, 7 the data's store does not answer, 8 your own class raised, 130 stopped.
-"""
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train, track and score tabular models: the same file on a laptop and, by kubectl apply, on a cluster.",
-    epilog=EXIT_CODES,
+    epilog=topics.EPILOG,
 )
 data_app = typer.Typer(no_args_is_help=True, help="Make data, or fetch it.")
 app.add_typer(data_app, name="data")
 
 
-HomeOption = Annotated[
-    Path,
-    typer.Option(
-        "--home", envvar="M3_HOME", help="Folder for the runs of this machine, where no MLflow server is given."
-    ),
-]
-TrackingOption = Annotated[
-    str | None,
-    typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow to log to; by default one in --home."),
-]
-DEFAULT_HOME = Path("m3")
-
-
 @app.callback(invoke_without_command=True)
-def _version(
+def _begin(
+    ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")] = False,
 ) -> None:
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)  # warnings of libraries, and of ours also the progress
-    logging.getLogger("m3_trainer").setLevel(logging.WARNING if quiet else logging.INFO)
+    logs.begin(quiet)
     if version:
         print(__version__)
         raise typer.Exit
+    if ctx.obj:
+        log.info("from %s: %s", environment.FILE, ", ".join(ctx.obj))
 
 
 @app.command()
 def run(
     file: Annotated[str, typer.Option("--filename", "-f", help="TrainingJob file; - for standard input.")],
+    model_output_path: ModelOutputOption = None,
+    log_config: LogConfigOption = None,
     output: OutputOption = Output.text,
     home: HomeOption = DEFAULT_HOME,
     tracking_uri: TrackingOption = None,
@@ -75,9 +70,10 @@ def run(
     """
     from m3_trainer import files
 
+    logs.configure(log_config)
     job = files.read_job(file)
     log.info("TrainingJob %s", job.name)
-    _train(job.workload, job.name, output, home, tracking_uri, file)
+    _train(job.workload, _Local(home, tracking_uri, model_output_path, output), job.name, file)
 
 
 @app.command()
@@ -85,26 +81,38 @@ def train(
     data: Annotated[str | None, typer.Option(envvar="TRAIN_DATA_PATH", help="CSV or Parquet: a path or a URL.")] = None,
     config: Annotated[str | None, typer.Option(help="Workload file (YAML); flags win over it.")] = None,
     target: Annotated[str | None, typer.Option(help="Column to predict; by default the first known name.")] = None,
-    model_type: Annotated[str | None, typer.Option(help="Type of model, as random_forest.")] = None,
+    model_type: Annotated[
+        str | None, typer.Option(help="Type of model, as random_forest.", autocompletion=classic.complete_types)
+    ] = None,
     n_estimators: Annotated[int | None, typer.Option(help="Trees of the forest.")] = None,
     max_depth: Annotated[int | None, typer.Option(help="Depth of the trees.")] = None,
+    min_samples_split: Annotated[int | None, typer.Option(help="Rows that a branch needs to be divided.")] = None,
+    min_samples_leaf: Annotated[int | None, typer.Option(help="Rows that a leaf needs.")] = None,
     test_size: Annotated[float | None, typer.Option(help="Share of the rows to test on.")] = None,
+    cv_folds: Annotated[int | None, typer.Option(help="Folds to cross-validate on as well.")] = None,
     sample_size: Annotated[int | None, typer.Option(envvar="SAMPLE_SIZE", help="Train on this many rows.")] = None,
     experiment_name: Annotated[
         str | None, typer.Option(envvar="MLFLOW_EXPERIMENT_NAME", help="MLflow experiment.")
     ] = None,
+    model_name: Annotated[str | None, typer.Option(help="Name to register the model by.")] = None,
     random_state: Annotated[int | None, typer.Option(help="Seed.")] = None,
+    model_output_path: ModelOutputOption = None,
+    log_config: LogConfigOption = None,
     output: OutputOption = Output.text,
     home: HomeOption = DEFAULT_HOME,
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Train from flags, without a TrainingJob file. Options may be spelt with _ as well.
 
+    Flags win over the environment, that over .env in the working folder, and that over --config.
+
     Example: m3 train --data data/sample.csv --n-estimators 200 --max-depth 10 --experiment-name trial --sample-size 10000
+
+    Example: m3 train --config config/model_config.yaml --data data/sample.csv --log-config config/logging_config.yaml
     """
     from m3_trainer import files
 
-    document = files.read_config(config) if config else {}
+    logs.configure(log_config)
     flags = {
         ("data", "uri"): data,
         ("data", "target"): target,
@@ -113,50 +121,15 @@ def train(
         ("model", "randomState"): random_state,
         ("model", "hyperparameters", "n_estimators"): n_estimators,
         ("model", "hyperparameters", "max_depth"): max_depth,
+        ("model", "hyperparameters", "min_samples_split"): min_samples_split,
+        ("model", "hyperparameters", "min_samples_leaf"): min_samples_leaf,
         ("training", "testSize"): test_size,
+        ("training", "cvFolds"): cv_folds,
         ("tracking", "experimentName"): experiment_name,
+        ("registry", "modelName"): model_name,
     }
-    for path, value in flags.items():
-        if value is not None:
-            _set(document, path, value)
-    _train(files.parse_workload(_completed(document), source=config or "m3 train"), None, output, home, tracking_uri)
-
-
-KNOWN_TARGETS = ("TX_FRAUD", "is_fraud", "isFraud", "Class", "fraud", "label", "target")
-# The Fraud Detection Handbook's columns that would leak the answer or only name a row.
-NEVER_FEATURES = (
-    "TRANSACTION_ID",
-    "CUSTOMER_ID",
-    "TERMINAL_ID",
-    "TX_TIME_SECONDS",
-    "TX_TIME_DAYS",
-    "TX_FRAUD_SCENARIO",
-)
-
-
-def _set(document: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    for part in path[:-1]:
-        inner = document.get(part)
-        document[part] = document = dict(inner) if isinstance(inner, dict) else {}
-    document[path[-1]] = value
-
-
-def _completed(document: dict[str, Any]) -> dict[str, Any]:
-    """What the classic command line leaves open, from the names of the columns: target and columns that are no features."""
-    data = document.get("data")
-    if not isinstance(data, dict) or not data.get("uri"):
-        raise InvalidSpec("--data: must be given (or data.uri in --config, or TRAIN_DATA_PATH)")
-    if data.get("target") and document.get("features"):
-        return document
-    from m3_trainer import files
-    from m3_trainer.data import sources
-
-    columns = sources.columns(files.parse_workload({"data": {"target": "?"} | data}, source="m3 train").data)
-    target = data.get("target") or next((name for name in KNOWN_TARGETS if name in columns), None)
-    if target is None:
-        raise DataError(f"--target: must name the column to predict; the data has {', '.join(columns[:20])}")
-    exclude = [name for name in columns if name in NEVER_FEATURES and name != target]
-    return {"features": {"exclude": exclude}} | document | {"data": data | {"target": target}}
+    workload = files.parse_workload(classic.document(config, flags), source=config or "m3 train")
+    _train(workload, _Local(home, tracking_uri, model_output_path, output))
 
 
 @app.command(hidden=True)
@@ -204,17 +177,31 @@ def _flush_last_line(line: str) -> None:
     print(line, flush=True)
 
 
-def _train(
-    workload: Any, name: str | None, output: Output, home: Path, uri: str | None, file: str | None = None
-) -> None:
+@dataclass(frozen=True)
+class _Local:
+    """Where a run on this machine goes, and how it is told."""
+
+    home: Path
+    tracking_uri: str | None
+    model_output_path: Path | None
+    output: Output
+
+
+def _train(workload: Any, local: _Local, name: str | None = None, file: str | None = None) -> None:
     with imports.uncollected("m3_trainer.train"):
         from m3_trainer.origin import Origin
         from m3_trainer.tracking import Tracker
         from m3_trainer.train import train as train_workload
 
-    _stop_on_signals(signal.SIGTERM)
-    result = train_workload(workload, Tracker.choose(uri, home), Origin(name=name))
-    print(json.dumps(result.document()) if output is Output.json else show.result(result, file))
+    _stop_on_signals(signal.SIGTERM, signal.SIGINT)
+    model_folder.prepare(local.model_output_path)
+    tracker = Tracker.choose(local.tracking_uri, local.home)
+    with bar.watching() as watch:
+        result = train_workload(workload, tracker, Origin(name=name), watch)
+    if local.model_output_path:
+        written = model_folder.write(local.model_output_path, result.model, tracker)
+        result.model["path"] = str(written)
+    print(json.dumps(result.document()) if local.output is Output.json else show.result(result, file))
 
 
 @app.command()
@@ -291,6 +278,7 @@ def data_sample(
     rows: Annotated[int, typer.Option(help="Transactions.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Seed: the same seed gives the same rows.")] = 7,
     days: Annotated[int, typer.Option(help="Days that they spread over.")] = 60,
+    output: OutputOption = Output.text,
 ) -> None:
     """Generate card transactions with three patterns of fraud.
 
@@ -303,9 +291,9 @@ def data_sample(
     frame = sample.transactions(rows, seed, days)
     out.parent.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(out, index=False) if out.suffix == ".parquet" else frame.to_csv(out, index=False)
-    print(
-        f"{out}: {len(frame):,} transactions, {int(frame[sample.TARGET].sum()):,} of them fraud (column {sample.TARGET})"
-    )
+    told = {"path": str(out), "rows": len(frame), "positives": int(frame[sample.TARGET].sum()), "target": sample.TARGET}
+    text = "{path}: {rows:,} transactions, {positives:,} of them fraud (column {target})".format(**told)
+    print(json.dumps(told) if output is Output.json else text)
 
 
 class Dataset(StrEnum):
@@ -316,6 +304,7 @@ class Dataset(StrEnum):
 def data_download(
     name: Annotated[Dataset, typer.Argument(help="Which data.")],
     out: Annotated[Path | None, typer.Option("--out", help="File to write; by default data/NAME.parquet.")] = None,
+    output: OutputOption = Output.text,
 ) -> None:
     """Fetch a public data set, under its own terms: ieee-cis, from Kaggle with a key of your own.
 
@@ -326,10 +315,29 @@ def data_download(
     target = out or Path("data") / f"{name.value}.parquet"
     if target.suffix != ".parquet":
         raise InvalidSpec(f"--out: must end in .parquet, is {target}")
-    print(f"{target}: {kaggle.download(target):,} transactions (column isFraud)")
+    told = {"path": str(target), "rows": kaggle.download(target), "target": "isFraud"}
+    text = "{path}: {rows:,} transactions (column {target})".format(**told)
+    print(json.dumps(told) if output is Output.json else text)
 
 
 cluster.add_to(app)
+
+
+@app.command("help")
+def help_(
+    about: Annotated[
+        list[str] | None,
+        typer.Argument(help="A command, or exit-codes or environment.", autocompletion=topics.complete),
+    ] = None,
+) -> None:
+    """Help on a command, on exit codes or on the environment's variables.
+
+    Example: m3 help exit-codes
+    """
+    if about and about[0] in topics.TOPICS:
+        print(topics.TOPICS[about[0]]())
+    else:
+        app(args=[*(about or ()), "--help"])
 
 
 def _stop_on_signals(*signals: signal.Signals) -> None:
@@ -342,7 +350,8 @@ def _stop_on_signals(*signals: signal.Signals) -> None:
         raise Stopped
 
     for each in signals:
-        signal.signal(each, stop)
+        if signal.getsignal(each) is not signal.SIG_IGN:  # as a shell's background jobs are given it, and nohup
+            signal.signal(each, stop)
 
 
 def _as_ours(error: M3Error | OSError) -> M3Error:
@@ -360,12 +369,14 @@ def _with_dashes(argument: str) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `m3`. A user's mistake ends in one message and an exit code, never in a traceback."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=[_with_dashes(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
+        taken = [] if given[:1] in (["job"], ["attempt"]) else environment.load(Path.cwd())
+        app(args=[_with_dashes(argument) for argument in given], obj=taken)
     except (M3Error, OSError) as error:
         ours = _as_ours(error)
         print(f"error: {ours}", file=sys.stderr)
         sys.exit(ours.exit_code)
     except (Stopped, KeyboardInterrupt):
-        print("stopped; the run is marked KILLED", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         sys.exit(Stopped.exit_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,6 +42,25 @@ def complete_namespaces(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for scripts.")]
+LogConfigOption = Annotated[
+    str | None,
+    typer.Option(help="YAML file that says where messages go, in the form of Python's logging.config.dictConfig."),
+]
+ModelOutputOption = Annotated[
+    Path | None,
+    typer.Option(envvar="MODEL_OUTPUT_PATH", help="Folder to write the model to as well, as NAME/VERSION."),
+]
+HomeOption = Annotated[
+    Path,
+    typer.Option(
+        "--home", envvar="M3_HOME", help="Folder for the runs of this machine, where no MLflow server is given."
+    ),
+]
+DEFAULT_HOME = Path("m3")
+TrackingOption = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow to log to; by default one in --home."),
+]
 JobArgument = Annotated[str, typer.Argument(help="Name of a TrainingJob.", autocompletion=complete_jobs)]
 NamespaceOption = Annotated[
     str | None,

@@ -23,6 +23,7 @@ def result(found: Result, file: str | None) -> str:
         "",
         f"registered {found.model['name']} version {found.model['version']} ({found.model['uri']})",
         *promotion(found),
+        *([f"  its files are in {found.model['path']}"] if "path" in found.model else []),
         "",
         "next:",
         *(f"  {what:<28} {command}" for what, command in next_commands(found, file).items()),
