@@ -1,7 +1,7 @@
 """The candidate for an alias against the version that has it, on the same test rows.
 
 In the cluster a job only writes down what it found, and the operator moves the alias: one writer, so that two jobs that finish
-together cannot both win. On a laptop there is no operator, and `m3` decides by the same function.
+together cannot both win. On a laptop there is no operator, and `m3` decides by the same function, one process at a time.
 """
 
 from __future__ import annotations
@@ -103,10 +103,29 @@ def tags(evidence: Evidence, test: Test) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def settle(run: Run, promotion: Promotion, version: Version, evidence: Evidence) -> Decision:
-    """On a laptop: decide, move the alias if it is won, and tag the version with the verdict."""
+def settle(run: Run, promotion: Promotion, version: Version, test: Test, evidence: Evidence) -> Decision:
+    """On a laptop: decide, move the alias if it is won, and tag the version with the verdict.
+
+    One process of this machine at a time. Who finds that another has moved the alias since it looked looks again, at the new
+    holder: so of two that finish together the better one has the alias. Raises `TrackingUnavailable`.
+    """
+    with registry.alone(run.tracker):
+        decision = _decided(run, promotion, version, evidence)
+        if decision.reason == "HolderChanged":
+            evidence = look(run, promotion, version.name, test)
+            run.log(tags=tags(evidence, test))
+            decision = _decided(run, promotion, version, evidence)
+        if decision.promote:
+            registry.give_alias(run, version, promotion.alias)
+            decision = _confirmed(run, promotion, version, decision)
+    verdict = {"m3.promotion.decision": decision.verdict, "m3.promotion.reason": decision.reason}
+    registry.tag_version(run, version, verdict)
+    return decision
+
+
+def _decided(run: Run, promotion: Promotion, version: Version, evidence: Evidence) -> Decision:
     holder = registry.holder(run, version.name, promotion.alias)
-    decision = decide(
+    return decide(
         alias=promotion.alias,
         version=version.version,
         metric=promotion.metric,
@@ -115,8 +134,13 @@ def settle(run: Run, promotion: Promotion, version: Version, evidence: Evidence)
         evidence=evidence,
         holder_now=holder.version if holder else None,
     )
-    if decision.promote:
-        registry.give_alias(run, version, promotion.alias)
-    verdict = {"m3.promotion.decision": decision.verdict, "m3.promotion.reason": decision.reason}
-    registry.tag_version(run, version, verdict)
-    return decision
+
+
+def _confirmed(run: Run, promotion: Promotion, version: Version, won: Decision) -> Decision:
+    """MLflow has no compare-and-set: a process of another machine may have moved the alias at the same moment."""
+    holder = registry.holder(run, version.name, promotion.alias)
+    if holder == version:
+        return won
+    told = f"version {holder.version}" if holder else "no version"
+    message = f"{promotion.alias} was moved to {told} at the same moment, by another machine: train again"
+    return Decision(False, "HolderChanged", message)

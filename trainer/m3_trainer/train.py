@@ -211,7 +211,7 @@ def _promote(workload: Workload, run: Run, test: challenge.Test, version: regist
     run.log(tags=challenge.tags(evidence, test))
     if run.origin.uid:
         return None
-    decision = challenge.settle(run, wish, version, evidence)
+    decision = challenge.settle(run, wish, version, test, evidence)
     return {
         "alias": wish.alias,
         "decision": decision.verdict,
