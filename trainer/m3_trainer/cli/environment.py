@@ -15,6 +15,8 @@ VARIABLES = {
     "TRAIN_DATA_PATH": "data of m3 train (--data): a path or a URL of CSV or Parquet, or of a database",
     "SAMPLE_SIZE": "train on this many rows (--sample-size), when memory is short",
     "MODEL_OUTPUT_PATH": "folder that the model is written to as well (--model-output-path), as NAME/VERSION",
+    "RAY_ADDRESS": "Ray cluster to train on, as ray://HOST:10001",
+    "RAY_AUTH_TOKEN": "its token, where it asks for one, with RAY_AUTH_MODE=token",
     "RAY_DASHBOARD_HOST": "host of Ray's dashboard, which m3 doctor looks for",
     "RAY_DASHBOARD_PORT": "port of Ray's dashboard; by default 8265",
     "M3_HOME": "folder for the runs of this machine (--home), where no MLflow server is given; by default m3",
@@ -25,6 +27,7 @@ VARIABLES = {
     "AWS_ACCESS_KEY_ID": "key of S3",
     "AWS_SECRET_ACCESS_KEY": "its secret",
     "AWS_ENDPOINT_URL": "address of a store that speaks S3 and is not Amazon's",
+    "GOOGLE_CREDENTIALS": "key of a service account for gs://, as JSON",
 }
 """Every variable that is documented: by `m3 help environment`, and by `.env.example`."""
 
