@@ -50,13 +50,12 @@ def nothing(_: str | None, __: Path) -> Step:
 
 
 def ours(uri: str | None, home: Path, with_report: bool = False) -> Step:
-    from m3_trainer import challenge, imports, registry, tracking, train
+    from m3_trainer import challenge, registry, tracking, train
     from m3_trainer.lineage import Code, Lineage
     from m3_trainer.origin import Origin
 
     tracker = tracking.Tracker.choose(uri, home)
     tracker.client()
-    imports.ahead(*train.NEEDED_AFTERWARDS)
     workload, found, estimator, scored, metrics = prepared()
 
     def step() -> None:

@@ -1,12 +1,14 @@
-"""Imports that take their time: without the garbage collector, and ahead of their need."""
+"""Imports that take their time, without the garbage collector.
+
+Not ahead of their need, in a thread beside the fit: two threads that import modules which import each other, as scikit-learn's
+do, may see one half made, and the fit then fails.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import sys
-import threading
 from collections.abc import Iterator
 
 
@@ -29,18 +31,3 @@ def uncollected(name: str) -> Iterator[None]:
         gc.freeze()
         if was_on:
             gc.enable()
-
-
-def ahead(*names: str) -> threading.Thread:
-    """Import modules beside what goes on; whoever needs one earlier waits for it. One that fails does so again where it is used,
-    and is told of there. Not a daemon: the interpreter, when it ends, must not take an extension module down halfway through.
-    """
-    thread = threading.Thread(target=_import, args=(names,), name="imports")
-    thread.start()
-    return thread
-
-
-def _import(names: tuple[str, ...]) -> None:
-    for name in names:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)

@@ -24,7 +24,6 @@ from m3_trainer import (
     features,
     folds,
     importance,
-    imports,
     intervals,
     models,
     registry,
@@ -47,8 +46,6 @@ from m3_trainer.tracking import Run, Tracker
 
 log = logging.getLogger(__name__)
 
-NEEDED_AFTERWARDS = ("mlflow.sklearn", "skops.io", "matplotlib.figure", "matplotlib.backends.backend_agg", "jinja2")
-"""Together most of a second to import."""
 VALIDATION_COUNTS = ("validation_rows", "validation_positives")
 
 
@@ -160,7 +157,6 @@ def _train(workload: Workload, run: Run, clock: Clock, cluster: Engine | None = 
     with clock.step("log what is asked"):
         run.log(params=params, tags=lineage.tags() | {"m3.phase": "training"})
         run.log_dataset(workload.data, prepared.digest, prepared.dtypes, prepared.rows)
-    imports.ahead(*NEEDED_AFTERWARDS)
     with clock.step("fit"):
         kept = checkpoint.of(run.origin, workload.digest(), prepared.digest)
         training = models.Rows(prepared.train, prepared.train_target)

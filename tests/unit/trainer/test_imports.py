@@ -1,9 +1,6 @@
-"""Slow imports: without the collector, and ahead of their need."""
+"""Slow imports, without the collector."""
 
 import gc
-import importlib
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -28,16 +25,3 @@ def test_what_was_imported_before_freezes_nothing() -> None:
     with imports.uncollected("pytest"):
         assert gc.isenabled()
     assert gc.get_freeze_count() == frozen
-
-
-def test_what_cannot_be_imported_ahead_is_told_of_where_it_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "m3_test_broken.py").write_text("import m3_test_not_there")
-    (tmp_path / "m3_test_whole.py").write_text("")
-    imports.ahead("m3_test_broken", "m3_test_whole").join()
-    assert sys.modules.pop("m3_test_whole")
-    assert capfd.readouterr() == ("", "")
-    with pytest.raises(ModuleNotFoundError, match="m3_test_not_there"):
-        importlib.import_module("m3_test_broken")
