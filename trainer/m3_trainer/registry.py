@@ -108,16 +108,16 @@ def _logged_model(run: Run) -> Iterator[LoggedModel]:
     client, known = run.client, run.client.get_run(run.id).data
     source = {name: value for name, value in known.tags.items() if name.startswith(SOURCE_TAGS)}
     made = client.create_logged_model(run.experiment_id, "model", run.id, tags=source, params=known.params)
+    status = LoggedModelStatus.FAILED
     try:
         yield made
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, 0, model_id=made.model_id) for name, value in known.metrics.items()]
         run.log_measured(metrics)
         client.log_outputs(run.id, [LoggedModelOutput(made.model_id, 0)])
-        client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
-    except BaseException:
-        client.finalize_logged_model(made.model_id, LoggedModelStatus.FAILED)
-        raise
+        status = LoggedModelStatus.READY
+    finally:
+        client.finalize_logged_model(made.model_id, status)
 
 
 @contextmanager

@@ -5,7 +5,8 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ]
     hosts = ["--allowed-hosts", f"127.0.0.1:{port}"]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with serving([*command, *stores, *hosts], port, folder, environment):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def serving(command: list[str], port: int, folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """A server as a process of its own, from when it answers at its port; its log is in the folder."""
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen([*command, *stores, *hosts], env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         wait_until(lambda: answers(port), 90, lambda: (folder / "log").read_text())
-        yield f"http://127.0.0.1:{port}"
+        yield
     finally:
         process.terminate()
         process.wait(30)
@@ -140,14 +148,8 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     credentials = {"AWS_ACCESS_KEY_ID": "m3-test", "AWS_SECRET_ACCESS_KEY": "m3-test-secret"}
     own = {"MINIO_ROOT_USER": "m3-test", "MINIO_ROOT_PASSWORD": "m3-test-secret", "MINIO_BROWSER": "off"}
     command = [str(binary), "server", str(folder / "data"), f"--address=127.0.0.1:{port}", f"--certs-dir={folder}"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, env=os.environ | own | {"HOME": str(folder)}, stdout=log, stderr=log)
-    try:
-        wait_until(lambda: answers(port), 60, lambda: (folder / "log").read_text())
+    with serving(command, port, folder, os.environ | own | {"HOME": str(folder)}):
         yield credentials | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.fixture(scope="session")
@@ -158,14 +160,8 @@ def google_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "data" / "kept").mkdir(parents=True)
     address = f"127.0.0.1:{port}"
     command = [str(binary), "-scheme=http", "-host=127.0.0.1", f"-port={port}", f"-filesystem-root={folder / 'data'}"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([*command, f"-public-host={address}"], stdout=log, stderr=log)
-    try:
-        wait_until(lambda: answers(port), 60, lambda: (folder / "log").read_text())
+    with serving([*command, f"-public-host={address}"], port, folder, os.environ):
         yield f"http://{address}"
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.fixture(scope="session")

@@ -44,9 +44,8 @@ def write(root: Path, model: dict[str, str], tracker: Tracker) -> Path:
         raise InvalidSpec(f"{FLAG}: {folder} must be free, or a model of an earlier run; it is something else")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".m3-", dir=folder.parent) as temporary:
-        own = (
-            Path(temporary) / "model"
-        )  # with the rights that the user's folders have: a temporary one is its owner's alone
+        # with the rights that the user's folders have: a temporary one is its owner's alone
+        own = Path(temporary) / "model"
         own.mkdir()
         local = registry.download(model["uri"], tracker, own)
         if folder.exists():
